@@ -1,0 +1,34 @@
+"""The catalogue of colourings: one colouring, one file, in display order."""
+
+from __future__ import annotations
+
+import importlib
+
+from fractal_streams.colouring.definition import REGISTRY, Colouring, colouring
+from fractal_streams.errors import unknown_name
+
+CATALOGUE = (
+    "three_phase_sine",
+    "smooth",
+)
+
+__all__ = ["CATALOGUE", "Colouring", "colouring", "find_colouring"]
+
+
+def find_colouring(name: str) -> Colouring:
+    """The colouring of that name, built in or registered by the caller's own file.
+
+    Raises:
+        UnknownNameError: no such colouring; names the nearest known one.
+    """
+    module, _, short = name.rpartition(":")
+    if module:
+        importlib.import_module(module)
+    elif short in CATALOGUE:
+        importlib.import_module(f"{__name__}.{short}")
+    if short not in REGISTRY:
+        raise unknown_name(
+            "colouring", short, {*CATALOGUE, *REGISTRY},
+            "; a colouring of your own must be imported first, or named as 'package.module:colouring'",
+        )  # fmt: skip
+    return REGISTRY[short]

@@ -1,0 +1,90 @@
+"""What a colouring is: what it keeps of an orbit while it runs, and how that becomes a colour."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from fractal_streams.errors import FormulaError
+from fractal_streams.formulas.definition import Parameter
+
+SEEN = ("zr", "zi", "pr", "pi", "n")
+"""What `observe` may ask for: the new z, the z before, the number of steps done before (0, 1, ...)."""
+SUMMARY = ("count", "inside", "zr", "zi", "pr", "pi", "iterations", "radius", "degree", "tolerance")
+"""What `paint` may ask for.
+
+count: steps that ended inside, 0 to `iterations`; inside: 1 where the orbit never stopped, else 0;
+zr, zi, pr, pi: the z at which it stopped (or the last), and the z before it;
+the rest: constants of the formula and the spec, `degree` of the leading power.
+"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Colouring:
+    """A frozen record around `paint` and, where orbits are followed, `observe`.
+
+    paint: reads names of `SUMMARY`, accumulators and parameters; returns (red, green, blue) in [0, 1];
+        what lies outside is clipped. A level is the truncation of 255 times the value.
+    observe: reads names of `SEEN`, accumulators and parameters; returns the accumulators' new values,
+        one tuple in their order. It sees every step of an orbit, the one that stops it too.
+    accumulators: name to first value.
+    """
+
+    name: str
+    paint: Callable[..., Any]
+    observe: Callable[..., Any] | None = None
+    accumulators: Mapping[str, float] = field(default_factory=dict)
+    parameters: Mapping[str, Parameter] = field(default_factory=dict)
+    source: str
+    version: int = 1
+    module: str = field(default="", compare=False)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _import_colouring, (self.module, self.name)
+
+    def __hash__(self) -> int:
+        return hash((self.name, self.module))
+
+
+REGISTRY: dict[str, Colouring] = {}
+
+
+def colouring(
+    *,
+    source: str,
+    parameters: Mapping[str, Parameter] | None = None,
+    observe: Callable[..., Any] | None = None,
+    accumulators: Mapping[str, float] | None = None,
+    name: str | None = None,
+) -> Callable[[Callable[..., Any]], Colouring]:
+    """Make the decorated paint function a `Colouring` and register it under its name."""
+
+    def register(paint: Callable[..., Any]) -> Colouring:
+        title = name or paint.__name__
+        own = (*(accumulators or {}), *(parameters or {}))
+        for function, free in ((paint, SUMMARY), (observe, SEEN)):
+            for asked in inspect.signature(function).parameters if function else ():
+                if asked not in free and asked not in own:
+                    raise FormulaError(
+                        f"colouring {title!r}: {function.__name__} asks for {asked!r}, which is neither one of "
+                        f"{', '.join(free)} nor an accumulator or parameter ({', '.join(own) or 'none declared'})"
+                    )
+        known = REGISTRY.get(title)
+        if known is not None and known.module != paint.__module__:
+            raise FormulaError(f"colouring {title!r} is already registered by {known.module}; choose another name=")
+        made = Colouring(
+            name=title, paint=paint, observe=observe, accumulators=dict(accumulators or {}),
+            parameters=dict(parameters or {}), source=source, module=paint.__module__,
+        )  # fmt: skip
+        REGISTRY[title] = made
+        return made
+
+    return register
+
+
+def _import_colouring(module: str, name: str) -> Colouring:
+    importlib.import_module(module)
+    return REGISTRY[name]

@@ -1,0 +1,37 @@
+"""The catalogue of formulas: one formula, one file, in display order."""
+
+from __future__ import annotations
+
+import importlib
+
+from fractal_streams.errors import unknown_name
+from fractal_streams.formulas.definition import REGISTRY, Formula, Parameter, formula
+
+CATALOGUE = (
+    "polynomial_power",
+    "sine",
+    "mandelbrot",
+)
+
+__all__ = ["CATALOGUE", "Formula", "Parameter", "find_formula", "formula"]
+
+
+def find_formula(name: str) -> Formula:
+    """The formula of that name, built in or registered by the caller's own file.
+
+    A name of the form "package.module:formula" imports that module first.
+
+    Raises:
+        UnknownNameError: no such formula; names the nearest known one.
+    """
+    module, _, short = name.rpartition(":")
+    if module:
+        importlib.import_module(module)
+    elif short in CATALOGUE:
+        importlib.import_module(f"{__name__}.{short}")
+    if short not in REGISTRY:
+        raise unknown_name(
+            "formula", short, {*CATALOGUE, *REGISTRY},
+            "; a formula of your own must be imported first, or named as 'package.module:formula'",
+        )  # fmt: skip
+    return REGISTRY[short]

@@ -1,0 +1,136 @@
+"""What a formula is: one step function, its parameters, and the plane that it lives in."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from fractal_streams.errors import FormulaError
+
+Scale = Literal["linear", "log", "integer"]
+Stop = Literal["escape", "converge", "either", "never"]
+Plane = Literal["parameter", "dynamical"]
+
+STATE = ("zr", "zi", "cr", "ci", "pr", "pi", "n")
+"""What a step may ask for besides its parameters: z, c, the z before (p), the iteration number."""
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """One number that is drawn for each sample or each class.
+
+    `low` and `high` bound the default draw: uniform, or uniform in the logarithm, or whole numbers
+    from low to high. A constant has low == high.
+    """
+
+    low: float
+    high: float
+    meaning: str
+    unit: str = "1"
+    scale: Scale = "linear"
+
+
+VIEW = {
+    "centre_x": Parameter(0.0, 0.0, "real part of the picture's centre", "plane units"),
+    "centre_y": Parameter(0.0, 0.0, "imaginary part of the picture's centre", "plane units"),
+    "half_width": Parameter(1.0, 1.0, "from the centre to the left and right edge", "plane units"),
+    "rotation": Parameter(0.0, 0.0, "turn of the picture in the plane, anticlockwise", "radians"),
+}
+"""The view: parameters of every formula, where the picture lies in its plane."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Formula:
+    """A frozen record around one step function; made by `formula`.
+
+    step: reads any of `zr zi cr ci pr pi n` and its own parameters by name, returns (zr, zi).
+    start: reads `x y` and parameters by name, returns (zr, zi, cr, ci).
+    stop: "escape" when |z| >= radius, "converge" when |z - previous z| < tolerance or, when
+        `limit` names a point, |z - limit| < tolerance; "either" of them; or "never".
+    """
+
+    name: str
+    step: Callable[..., Any]
+    start: Callable[..., Any]
+    parameters: Mapping[str, Parameter]
+    source: str
+    stop: Stop = "escape"
+    radius: float = 100.0
+    tolerance: float = 1e-3
+    limit: tuple[float, float] | None = None
+    iterations: int = 50
+    degree: float = 2.0
+    class_parameters: tuple[str, ...] = ()
+    colouring: str = "smooth"
+    version: int = 1
+    module: str = field(default="", compare=False)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _import_formula, (self.module, self.name)
+
+    def __hash__(self) -> int:
+        return hash((self.name, self.module))
+
+
+def parameter_plane(x: Any, y: Any) -> tuple[Any, Any, Any, Any]:
+    """The pixel is c, the orbit starts at the critical point 0."""
+    return x - x, y - y, x, y
+
+
+def dynamical_plane(x: Any, y: Any, c_re: Any, c_im: Any) -> tuple[Any, Any, Any, Any]:
+    """The pixel is where the orbit starts, c belongs to the picture."""
+    return x, y, c_re + (x - x), c_im + (y - y)
+
+
+REGISTRY: dict[str, Formula] = {}
+
+
+def formula(
+    *,
+    parameters: Mapping[str, Parameter] | None = None,
+    source: str,
+    plane: Plane = "parameter",
+    start: Callable[..., Any] | None = None,
+    name: str | None = None,
+    **settings: Any,
+) -> Callable[[Callable[..., Any]], Formula]:
+    """Make the decorated step function a `Formula` and register it under its name.
+
+    Example:
+        >>> from fractal_streams import formula
+        >>> @formula(source="M. Michelitsch, O. E. Roessler, Computers & Graphics 16 (1992)")
+        ... def flaming_boat(zr, zi, cr, ci):
+        ...     return zr * zr - zi * zi + cr, 2.0 * absolute(zr * zi) + ci
+    """
+    begin = start or (parameter_plane if plane == "parameter" else dynamical_plane)
+    declared = {**VIEW, **(parameters or {})}
+
+    def register(step: Callable[..., Any]) -> Formula:
+        title = name or step.__name__
+        for function, free in ((step, STATE), (begin, ("x", "y"))):
+            for asked in inspect.signature(function).parameters:
+                if asked not in free and asked not in declared:
+                    raise FormulaError(
+                        f"formula {title!r}: {function.__name__} asks for {asked!r}, which is neither one of "
+                        f"{', '.join(free)} nor a declared parameter ({', '.join(declared)}); "
+                        f"add it to parameters="
+                    )
+        known = REGISTRY.get(title)
+        if known is not None and known.module != step.__module__:
+            raise FormulaError(f"formula {title!r} is already registered by {known.module}; choose another name=")
+        made = Formula(
+            name=title, step=step, start=begin, parameters=declared, source=source,
+            module=step.__module__, **settings,
+        )  # fmt: skip
+        REGISTRY[title] = made
+        return made
+
+    return register
+
+
+def _import_formula(module: str, name: str) -> Formula:
+    importlib.import_module(module)
+    return REGISTRY[name]

@@ -1,0 +1,141 @@
+"""What a renderer is asked for: the picture's geometry, and the form of its pixels."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from fractal_streams.colouring import Colouring
+from fractal_streams.errors import InvalidValueError
+from fractal_streams.formulas import Formula
+from fractal_streams.spec import Part, StreamSpec, one_of
+
+DType = Literal["uint8", "float16", "bfloat16", "float32"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Raster:
+    """One formula and colouring on one grid of pixels; everything but the parameters."""
+
+    formula: Formula
+    colouring: Colouring
+    height: int
+    width: int
+    iterations: int
+    radius: float
+    supersample: int = 1
+    visits: bool = False
+    matrix: bool = False
+
+    @classmethod
+    def of(cls, spec: StreamSpec, part: Part) -> Raster:
+        """The raster of one part of a spec."""
+        return cls(
+            formula=part.formula, colouring=part.colouring, height=spec.height, width=spec.width,
+            iterations=spec.iterations or part.formula.iterations, radius=spec.radius or part.formula.radius,
+            supersample=spec.supersample, visits=spec.counting == "visits", matrix=spec.orientation == "matrix",
+        )  # fmt: skip
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Rows of the parameter table."""
+        return (*self.formula.parameters, *self.colouring.parameters)
+
+    def grid(self) -> tuple[float, float, float, float, float, float]:
+        """(u0, u_column, u_row, v0, v_column, v_row): where a pixel lies in the view.
+
+        u = u0 + u_column * column + u_row * row, likewise v; the view spans [-1, 1] in u.
+        """
+        if self.matrix:
+            return -1.0, 0.0, 2.0 / (self.height - 1), -1.0, 2.0 / (self.width - 1), 0.0
+        pixel = 2.0 / self.width
+        return -1.0 + pixel / 2, pixel, 0.0, self.height / self.width - pixel / 2, 0.0, -pixel
+
+    def offsets(self) -> tuple[tuple[float, float], ...]:
+        """(column, row) offset of each subsample from its pixel's centre, in pixels."""
+        steps = [(k + 0.5) / self.supersample - 0.5 for k in range(self.supersample)]
+        return tuple((across, down) for down in steps for across in steps)
+
+
+@dataclass(frozen=True)
+class PixelFormat:
+    """The form of the pixels that leave a renderer.
+
+    dtype: "uint8" levels, or floats of (level / 255 - mean) / std, per channel.
+    channels_last: (B, H, W, 3) in memory instead of (B, 3, H, W).
+    """
+
+    dtype: DType = "uint8"
+    channels_last: bool = False
+    mean: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    std: tuple[float, float, float] = (1.0, 1.0, 1.0)
+
+    def __post_init__(self) -> None:
+        one_of(self.dtype, "dtype", ("uint8", "float16", "bfloat16", "float32"))
+        object.__setattr__(self, "mean", _three(self.mean, "mean"))
+        object.__setattr__(self, "std", _three(self.std, "std"))
+        if min(self.std) <= 0:
+            raise InvalidValueError(f"std must be above 0 in each channel, got {self.std}")
+        if self.dtype == "uint8" and (self.mean, self.std) != ((0.0,) * 3, (1.0,) * 3):
+            raise InvalidValueError(
+                f"mean {self.mean} and std {self.std} need a float dtype: pass dtype='float32', 'float16' or 'bfloat16'"
+            )
+
+    def table(self) -> npt.NDArray[Any]:
+        """(3, 256) lookup of each channel's level: the pixel's bits as uint8, uint16 or uint32."""
+        levels = np.arange(256)
+        if self.dtype == "uint8":
+            return np.broadcast_to(levels.astype(np.uint8), (3, 256)).copy()
+        mean, std = np.array(self.mean)[:, None], np.array(self.std)[:, None]
+        values = ((levels / 255.0 - mean) / std).astype(np.float32)
+        if self.dtype == "float32":
+            return values.view(np.uint32)
+        if self.dtype == "float16":
+            return values.astype(np.float16).view(np.uint16)
+        bits = values.view(np.uint32)
+        nearest_even = np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1))
+        return ((bits + nearest_even) >> np.uint32(16)).astype(np.uint16)
+
+
+class Renderer(Protocol):
+    """Parameters to pixels on one kind of device. Draws no random number."""
+
+    def render(self, raster: Raster, table: Any, pixels: PixelFormat) -> Any:
+        """Pictures of each column of the table.
+
+        Args:
+            table: (P, B) float32, rows as `raster.names`.
+
+        Returns:
+            (B, 3, H, W), or (B, H, W, 3) if channels last, in the pixel format's dtype.
+        """
+
+
+def check_table(raster: Raster, table: npt.NDArray[Any]) -> None:
+    """Refuse a table of the wrong shape, or with a NaN or infinity.
+
+    Raises:
+        InvalidValueError: names the parameter, the picture and the value.
+    """
+    if table.ndim != 2 or table.shape[0] != len(raster.names):
+        raise InvalidValueError(
+            f"a table of {raster.formula.name} with {raster.colouring.name} has a row for each of "
+            f"{', '.join(raster.names)} ({len(raster.names)}), got shape {table.shape}"
+        )
+    bad = np.argwhere(~np.isfinite(table))
+    if len(bad):
+        row, column = bad[0]
+        raise InvalidValueError(
+            f"parameter {raster.names[row]!r} of picture {column} is {table[row, column]}: give a finite number"
+        )
+
+
+def _three(values: Sequence[float] | float, name: str) -> tuple[float, float, float]:
+    got = (values,) * 3 if isinstance(values, int | float) else tuple(values)
+    if len(got) != 3 or not np.isfinite(np.array(got, float)).all():
+        raise InvalidValueError(f"{name} must be a number or one for each of 3 channels, got {values!r}")
+    return float(got[0]), float(got[1]), float(got[2])

@@ -1,0 +1,208 @@
+"""What a stream draws and how large: a frozen value, JSON in and out, with a digest."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields, replace
+from typing import Any, Literal
+
+from fractal_streams.colouring import Colouring, find_colouring
+from fractal_streams.errors import InvalidValueError, VersionError, unknown_name
+from fractal_streams.formulas import Formula, find_formula
+from fractal_streams.priors import Prior, prior_from_json, prior_to_json
+
+SPEC_VERSION = 1
+"""Version of the meaning of a spec's fields; a spec from a newer one is refused."""
+
+MIN_SIZE, MAX_SIZE = 8, 4096
+MAX_CLASSES = 2**31 - 1
+MAX_ITERATIONS = 1_000_000
+
+LabelRule = Literal["drawn", "balanced"]
+Counting = Literal["escape", "visits"]
+Orientation = Literal["cartesian", "matrix"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class StreamSpec:
+    """What a stream of still pictures draws.
+
+    formulas: one name, whose classes differ in `class_parameters`; or several, which are the classes
+        (class k is formula k modulo their number).
+    height, width: pixels, 8 to 4096. The width of the plane is the formula's; pixels are square.
+    num_classes: 1 to 2**31 - 1. 10 and a million cost the same.
+    labels: "drawn", each sample's class independently; or "balanced", round-robin over the indices.
+    class_parameters: names drawn once for each class; None leaves it to the formula.
+    colouring, iterations, radius: None leaves it to the formula.
+    priors: overrides by parameter name, or "formula.parameter".
+    supersample: 1, 2 or 3; each pixel is the mean of its square.
+    counting: "escape" stops at the first step outside; "visits" counts every step inside, and never stops.
+    orientation: "cartesian", real axis to the right and imaginary axis up, pixel centres; or "matrix",
+        real axis down the rows, imaginary axis along the columns, first and last pixel on the edge.
+    version: of the samples; a released stream never changes under its version.
+
+    Raises:
+        InvalidValueError, UnknownNameError: names the field, the value and the allowed range.
+
+    Example:
+        >>> StreamSpec(formulas="mandelbrot", num_classes=10, class_parameters=("centre_x",)).height
+        32
+    """
+
+    formulas: tuple[str, ...]
+    height: int = 32
+    width: int = 32
+    num_classes: int = 1
+    labels: LabelRule = "drawn"
+    class_parameters: tuple[str, ...] | None = None
+    colouring: str | None = None
+    iterations: int | None = None
+    radius: float | None = None
+    priors: Mapping[str, Prior] = field(default_factory=dict)
+    supersample: int = 1
+    counting: Counting = "escape"
+    orientation: Orientation = "cartesian"
+    version: int = 1
+
+    def __post_init__(self) -> None:
+        names = (self.formulas,) if isinstance(self.formulas, str) else tuple(self.formulas)
+        object.__setattr__(self, "formulas", names)
+        object.__setattr__(self, "priors", dict(self.priors))
+        if self.class_parameters is not None:
+            object.__setattr__(self, "class_parameters", tuple(self.class_parameters))
+        if not names:
+            raise InvalidValueError("formulas: name at least one")
+        whole(self.height, "height", MIN_SIZE, MAX_SIZE, "pixels")
+        whole(self.width, "width", MIN_SIZE, MAX_SIZE, "pixels")
+        whole(self.num_classes, "num_classes", 1, MAX_CLASSES, "classes")
+        whole(self.supersample, "supersample", 1, 3, "samples along each edge of a pixel")
+        whole(self.version, "version", 1, 2**31 - 1, "")
+        one_of(self.labels, "labels", ("drawn", "balanced"))
+        one_of(self.counting, "counting", ("escape", "visits"))
+        one_of(self.orientation, "orientation", ("cartesian", "matrix"))
+        if self.iterations is not None:
+            whole(self.iterations, "iterations", 1, MAX_ITERATIONS, "steps")
+        if self.radius is not None and not (
+            isinstance(self.radius, int | float) and math.isfinite(self.radius) and 0.0 < self.radius <= 1e15
+        ):
+            raise InvalidValueError(f"radius must lie in (0, 1e15], got {self.radius!r}")
+        known: set[str] = set()
+        for part in self.parts():
+            known |= {*part.parameters, *(f"{part.formula.name}.{name}" for name in part.parameters)}
+        for name in (*self.priors, *(self.class_parameters or ())):
+            if name not in known:
+                raise unknown_name("parameter", name, known)
+        if self.num_classes % len(names) and self.num_classes < len(names):
+            raise InvalidValueError(
+                f"num_classes must be at least the {len(names)} formulas named, got {self.num_classes}"
+            )
+        if self.num_classes > len(names) and not all(self.class_names(part.formula) for part in self.parts()):
+            raise InvalidValueError(
+                f"{self.num_classes} classes of {', '.join(names)} would look alike: "
+                f"name class_parameters= that differ between classes, or num_classes={len(names)}"
+            )
+
+    def parts(self) -> tuple[Part, ...]:
+        """For each formula: the formula, its colouring and all their parameters."""
+        return tuple(
+            Part(found, find_colouring(self.colouring or found.colouring))
+            for found in (find_formula(name) for name in self.formulas)
+        )
+
+    def class_names(self, formula: Formula) -> tuple[str, ...]:
+        """Names of the parameters of a formula that belong to the class."""
+        if self.class_parameters is not None:
+            return tuple(name for name in self.class_parameters if name in formula.parameters)
+        return formula.class_parameters if self.num_classes > len(self.formulas) else ()
+
+    @property
+    def stream_id(self) -> str:
+        """What keys are made from: formulas and version, nothing of size, colour or batch."""
+        return f"{'+'.join(name.rpartition(':')[2] for name in self.formulas)}@{self.version}"
+
+    def to_json(self) -> str:
+        """The spec as canonical JSON: equal specs give equal text."""
+        values = asdict(self) | {"priors": {name: prior_to_json(prior) for name, prior in self.priors.items()}}
+        return json.dumps({"spec_version": SPEC_VERSION, "kind": "stills", **values}, sort_keys=True)
+
+    @classmethod
+    def from_json(cls, text: str) -> StreamSpec:
+        """The spec that `to_json` wrote.
+
+        Raises:
+            VersionError: written by a newer version of this package.
+            InvalidValueError, UnknownNameError: not a spec, or one with unknown fields or values.
+        """
+        return cls(**spec_fields(text, "stills", cls))
+
+    def digest(self) -> str:
+        """16 hexadecimal digits that name this spec."""
+        return hashlib.blake2s(self.to_json().encode(), digest_size=8).hexdigest()
+
+    def replace(self, **changes: Any) -> StreamSpec:
+        """A copy with other values."""
+        return replace(self, **changes)
+
+
+@dataclass(frozen=True)
+class Part:
+    """A formula with the colouring that paints it."""
+
+    formula: Formula
+    colouring: Colouring
+
+    def __post_init__(self) -> None:
+        both = set(self.formula.parameters) & set(self.colouring.parameters)
+        if both:
+            raise InvalidValueError(
+                f"formula {self.formula.name!r} and colouring {self.colouring.name!r} both have a parameter "
+                f"{', '.join(sorted(both))}; rename one"
+            )
+
+    @property
+    def parameters(self) -> dict[str, Any]:
+        """Name to `Parameter`, in the order of the rows of a parameter table."""
+        return {**self.formula.parameters, **self.colouring.parameters}
+
+
+def spec_fields(text: str, kind: str, cls: type) -> dict[str, Any]:
+    """The checked fields of a spec's JSON, priors made."""
+    try:
+        values = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise InvalidValueError(f"not a spec: {error}") from None
+    if not isinstance(values, dict):
+        raise InvalidValueError(f"not a spec: expected a JSON object, got {type(values).__name__}")
+    version = values.pop("spec_version", None)
+    if not isinstance(version, int) or version > SPEC_VERSION:
+        raise VersionError(
+            f"spec version {version!r} is not one of 1 to {SPEC_VERSION}: "
+            f"upgrade fractal-streams to the version that wrote this spec"
+        )
+    found = values.pop("kind", None)
+    if found != kind:
+        raise InvalidValueError(f"a spec of kind {found!r} was given where {kind!r} is expected")
+    known = {item.name for item in fields(cls)}
+    for name in values:
+        if name not in known:
+            raise unknown_name("field of a spec", name, known)
+    if "priors" in values:
+        values["priors"] = {name: prior_from_json(prior) for name, prior in values["priors"].items()}
+    return values
+
+
+def whole(value: object, name: str, low: int, high: int, unit: str) -> int:
+    """The value if it is a whole number in [low, high], else an `InvalidValueError`."""
+    if isinstance(value, bool) or not hasattr(value, "__index__") or not low <= value.__index__() <= high:
+        unit = f" {unit}" if unit else ""
+        raise InvalidValueError(f"{name} must be a whole number from {low} to {high}{unit}, got {value!r}")
+    return value.__index__()
+
+
+def one_of(value: object, name: str, allowed: tuple[str, ...]) -> None:
+    """An `InvalidValueError` unless the value is one of the allowed."""
+    if value not in allowed:
+        raise InvalidValueError(f"{name} must be one of {', '.join(map(repr, allowed))}, got {value!r}")
