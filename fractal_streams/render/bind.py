@@ -1,0 +1,244 @@
+"""One source, three compilers: writes a formula and a colouring as a module of one backend.
+
+NumPy runs the functions as they stand. For Numba and Triton their source text is copied into a
+generated module, where the dialect's words mean the backend's primitives, number literals are
+float32, and five adapters (`gather`, `start`, `step`, `observe`, `paint`) hand each function the
+arguments that its signature asks for. The module is a real file in the user's cache folder, named
+by its content, because both compilers read source files and keep their caches by them.
+"""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import importlib.util
+import inspect
+import os
+import sys
+import tempfile
+import textwrap
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any, Literal
+
+from fractal_streams import dialect
+from fractal_streams.errors import FormulaError
+from fractal_streams.render.raster import Raster
+from fractal_streams.render.reference import view_to_plane
+
+Backend = Literal["numba", "triton"]
+
+DECORATOR = {"numba": "@numba.njit(nogil=True, fastmath=FLAGS)", "triton": "@triton.jit"}
+HEADER = {
+    "numba": "import numba\nimport numpy as np\nfrom fractal_streams.render.numba_primitives import *\n",
+    "triton": "import triton\nimport triton.language as tl\nfrom fractal_streams.render.triton_primitives import *\n",
+}
+FORBIDDEN = (
+    ast.If, ast.IfExp, ast.For, ast.While, ast.Try, ast.With, ast.Lambda, ast.ListComp, ast.BoolOp, ast.Pow,
+    ast.FunctionDef, ast.Import, ast.ImportFrom, ast.Attribute, ast.Subscript, ast.Mod, ast.FloorDiv,
+)  # fmt: skip
+
+
+class Module:
+    """A backend's module in the making: functions already written, literals already named."""
+
+    def __init__(self, backend: Backend) -> None:
+        self.backend = backend
+        self.functions: dict[str, str] = {}
+        self.constants: dict[str, float] = {}
+        self.names: dict[Callable[..., Any], str] = {}
+
+    def add(self, function: Callable[..., Any], name: str | None = None) -> str:
+        """Write a function and all it calls; its name in the module."""
+        if function in self.names:
+            return self.names[function]
+        title = name or f"{function.__name__}_"
+        while title in self.functions:
+            title += "_"
+        tree = _definition(function)
+        scope = {*inspect.signature(function).parameters}
+        scope |= {node.id for node in ast.walk(tree) if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)}
+        tree = _Rewrite(self, function, scope).visit(tree)
+        tree.name, tree.decorator_list, tree.returns = title, [], None
+        if ast.get_docstring(tree):
+            tree.body = tree.body[1:]
+        for argument in tree.args.args:
+            argument.annotation = None
+        self.names[function] = title
+        self.functions[title] = f"{DECORATOR[self.backend]}\n{ast.unparse(ast.fix_missing_locations(tree))}\n"
+        return title
+
+    def literal(self, value: float) -> str:
+        """The name of a float32 constant."""
+        name = f"K_{value!r}".replace(".", "_").replace("-", "m").replace("+", "p")
+        self.constants[name] = value
+        return name
+
+    def text(self) -> str:
+        """The module's source."""
+        if self.backend == "numba":
+            values = "".join(f"{name} = np.float32({value!r})\n" for name, value in sorted(self.constants.items()))
+        else:
+            values = "".join(
+                f"{name} = tl.constexpr({value!r})\n" for name, value in sorted(self.constants.items())
+            )
+        return f"{HEADER[self.backend]}\n{values}\n\n" + "\n\n".join(self.functions.values())
+
+
+class _Rewrite(ast.NodeTransformer):
+    """Check a function's dialect and rename what it refers to."""
+
+    def __init__(self, module: Module, function: Callable[..., Any], scope: set[str]) -> None:
+        self.module, self.function, self.scope = module, function, scope
+        self.depth = 0
+
+    def visit(self, node: ast.AST) -> Any:
+        if isinstance(node, FORBIDDEN) and not (isinstance(node, ast.FunctionDef) and self.depth == 0):
+            raise self.refuse(node, f"`{type(node).__name__}` is not in the dialect; use where() and the primitives")
+        self.depth += 1
+        try:
+            return super().visit(node)
+        finally:
+            self.depth -= 1
+
+    def visit_FunctionDef(self, node: ast.FunctionDef) -> Any:
+        node.decorator_list, node.returns = [], None
+        for argument in node.args.args:
+            argument.annotation = None
+        if node.body and isinstance(node.body[0], ast.Expr) and isinstance(node.body[0].value, ast.Constant):
+            node.body = node.body[1:]
+        return self.generic_visit(node)
+
+    def visit_Constant(self, node: ast.Constant) -> Any:
+        if isinstance(node.value, bool) or not isinstance(node.value, int | float):
+            raise self.refuse(node, f"the constant {node.value!r} is not a number")
+        return ast.Name(self.module.literal(float(node.value)), ast.Load())
+
+    def visit_Name(self, node: ast.Name) -> Any:
+        if node.id in self.scope:
+            return node
+        meant = inspect.getclosurevars(self.function)
+        found = meant.globals.get(node.id, meant.nonlocals.get(node.id, meant.builtins.get(node.id)))
+        if found is None:
+            raise self.refuse(node, f"the name {node.id!r} is not defined")
+        for primitive in dialect.PRIMITIVES:
+            if found is getattr(dialect, primitive) or (found is abs and primitive == "absolute"):
+                return ast.Name(primitive, ast.Load())
+        if isinstance(found, int | float) and not isinstance(found, bool):
+            return ast.Name(self.module.literal(float(found)), ast.Load())
+        step = getattr(found, "step", found)
+        if inspect.isfunction(step):
+            return ast.Name(self.module.add(step), ast.Load())
+        raise self.refuse(node, f"{node.id!r} is neither a primitive ({', '.join(dialect.PRIMITIVES)}), "
+                                f"nor a number, nor a plain function")  # fmt: skip
+
+    def refuse(self, node: ast.AST, why: str) -> FormulaError:
+        code = self.function.__code__
+        line = code.co_firstlineno + getattr(node, "lineno", 1) - 1
+        return FormulaError(f"{self.function.__name__} ({Path(code.co_filename).name}:{line}): {why}")
+
+
+def module_text(raster: Raster, backend: Backend) -> str:
+    """Source of the module that holds a raster's formula and colouring for a backend."""
+    module = Module(backend)
+    formula, colouring = raster.formula, raster.colouring
+    rows = {name: f"p[{row}]" for row, name in enumerate(raster.names)}
+    kept = list(colouring.accumulators)
+    constants = {
+        "iterations": module.literal(float(raster.iterations)),
+        "radius": module.literal(float(raster.radius)),
+        "degree": module.literal(float(formula.degree)),
+        "tolerance": module.literal(float(formula.tolerance)),
+    }
+
+    def adapter(name: str, arguments: str, function: Callable[..., Any], given: dict[str, str]) -> str:
+        called = ", ".join({**rows, **given}.get(asked, asked) for asked in inspect.signature(function).parameters)
+        inner = module.add(function)
+        return f"{DECORATOR[backend]}\ndef {name}({arguments}):\n    return {inner}({called})\n"
+
+    view = module.add(view_to_plane)
+    view_rows = ", ".join(rows[name] for name in ("centre_x", "centre_y", "half_width", "rotation"))
+    adapters = [
+        adapter("start", "x, y, p", formula.start, {}),
+        adapter("step", "zr, zi, cr, ci, pr, pi, n, p", formula.step, {}),
+        f"{DECORATOR[backend]}\ndef to_plane(u, v, p):\n    return {view}(u, v, {view_rows})\n",
+    ]
+    held = {name: f"a[{row}]" for row, name in enumerate(kept)}
+    if colouring.observe:
+        adapters.append(adapter("observe", "a, zr, zi, pr, pi, n, p", colouring.observe, held))
+        if len(kept) == 1:
+            head, _, call = adapters.pop().rpartition("return ")
+            adapters.append(f"{head}return ({call.strip()},)\n")
+    summary = "count, inside, zr, zi, pr, pi, a, p"
+    adapters.append(adapter("paint", summary, colouring.paint, {**constants, **held}))
+    goal = formula.limit or (0.0, 0.0)
+    ends = {
+        "RADIUS_SQUARED": float(raster.radius) ** 2, "TOLERANCE_SQUARED": formula.tolerance**2,
+        "LIMIT_R": goal[0], "LIMIT_I": goal[1],
+    }  # fmt: skip
+    firsts = "".join(f"{float(first)!r}, " for first in colouring.accumulators.values())
+    make = "np.float32" if backend == "numba" else "tl.constexpr"
+    tail = "".join(f"{name} = {make}({value!r})\n" for name, value in ends.items())
+    tail += f"FIRSTS = ({firsts})\n"
+    return f"{module.text()}\n\n" + "\n\n".join(adapters) + f"\n\n{tail}"
+
+
+def flags(raster: Raster) -> dict[str, int | bool]:
+    """The switches of a kernel's generated module."""
+    asked = {*inspect.signature(raster.formula.step).parameters, *inspect.signature(raster.colouring.paint).parameters}
+    return {
+        "ITERATIONS": raster.iterations,
+        "KEPT": max(1, len(raster.colouring.accumulators)),
+        "OBSERVES": raster.colouring.observe is not None,
+        "PREVIOUS": bool(asked & {"pr", "pi"}),
+        "ESCAPES": raster.formula.stop in ("escape", "either"),
+        "CONVERGES": raster.formula.stop in ("converge", "either"),
+        "LIMITED": raster.formula.limit is not None,
+        "VISITS": raster.visits,
+    }
+
+
+def load(name: str, text: str) -> ModuleType:
+    """Import a generated module from the cache folder, writing it first if it is new."""
+    title = f"fractal_streams_generated_{name}_{hashlib.blake2s(text.encode(), digest_size=8).hexdigest()}"
+    if title in sys.modules:
+        return sys.modules[title]
+    path = cache_folder() / f"{title}.py"
+    if not path.is_file():
+        handle, written = tempfile.mkstemp(dir=path.parent, suffix=".tmp")
+        with os.fdopen(handle, "w") as file:
+            file.write(text)
+        os.replace(written, path)
+    spec = importlib.util.spec_from_file_location(title, path)
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[title] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def cache_folder() -> Path:
+    """Where generated modules and compiled code live: the user's cache folder, else a temporary one."""
+    base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    folder = base / "fractal-streams"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if os.access(folder, os.W_OK):
+            return folder
+    except OSError:
+        pass
+    folder = Path(tempfile.gettempdir()) / f"fractal-streams-{os.getuid()}"
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    return folder
+
+
+def _definition(function: Callable[..., Any]) -> ast.FunctionDef:
+    try:
+        source = textwrap.dedent(inspect.getsource(function))
+    except (OSError, TypeError) as error:
+        raise FormulaError(f"{function.__name__}: its source text can't be read ({error}); put it in a file") from None
+    tree = ast.parse(source).body[0]
+    if not isinstance(tree, ast.FunctionDef):
+        raise FormulaError(f"{function.__name__}: a formula is a plain function written with def")
+    return tree
