@@ -29,7 +29,7 @@ from fractal_streams.render.reference import view_to_plane
 
 Backend = Literal["numba", "triton"]
 
-DECORATOR = {"numba": "@numba.njit(nogil=True, fastmath=FLAGS)", "triton": "@triton.jit"}
+DECORATOR = {"numba": "@numba.njit(nogil=True, forceinline=True, fastmath=FLAGS)", "triton": "@triton.jit"}
 HEADER = {
     "numba": "import numba\nimport numpy as np\nfrom fractal_streams.render.numba_primitives import *\n",
     "triton": "import triton\nimport triton.language as tl\nfrom fractal_streams.render.triton_primitives import *\n",
@@ -188,8 +188,8 @@ def flags(raster: Raster) -> dict[str, int | bool]:
     """The switches of a kernel's generated module."""
     asked = {*inspect.signature(raster.formula.step).parameters, *inspect.signature(raster.colouring.paint).parameters}
     return {
-        "ITERATIONS": raster.iterations,
-        "KEPT": max(1, len(raster.colouring.accumulators)),
+        "STEPS": raster.iterations,
+        "ACCUMULATORS": len(raster.colouring.accumulators),
         "OBSERVES": raster.colouring.observe is not None,
         "PREVIOUS": bool(asked & {"pr", "pi"}),
         "ESCAPES": raster.formula.stop in ("escape", "either"),

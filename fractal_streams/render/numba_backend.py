@@ -79,22 +79,23 @@ def compiled(raster: Raster) -> ModuleType:
 def source(raster: Raster) -> str:
     """The generated module's text."""
     rows = len(raster.names)
-    kept = len(raster.colouring.accumulators)
-    new = "".join(f"    kept[{j}, k] = new[{j}] if on else kept[{j}, k]\n" for j in range(kept))
-    first = "".join(f"    kept[{j}, k] = np.float32(FIRSTS[{j}])\n" for j in range(kept))
+    kept = [f"s[KEPT + {j} * LANES + k]" for j in range(len(raster.colouring.accumulators))]
+    new = "".join(f"    {place} = new[{j}] if on else {place}\n" for j, place in enumerate(kept))
+    first = "".join(f"    {place} = np.float32(FIRSTS[{j}])\n" for j, place in enumerate(kept))
     helpers = [
         f"def gather(table, b):\n    return ({''.join(f'table[{j}, b], ' for j in range(rows))})\n",
-        f"def kept_at(kept, k):\n    return ({''.join(f'kept[{j}, k], ' for j in range(kept)) or 'np.float32(0),'})\n",
-        f"def keep(kept, k, on, new):\n{new or '    pass'}\n",
-        f"def begin(kept, k):\n{first or '    pass'}\n",
+        f"def kept_at(s, k):\n    return ({''.join(f'{place}, ' for place in kept) or 'ZERO,'})\n",
+        f"def keep(s, k, on, new):\n{new or '    pass'}\n",
+        f"def begin(s, k):\n{first or '    pass'}\n",
     ]
     body = inspect.getsource(numba_kernel)
     body = body[body.index("TILE_HEIGHT =") :]
     if not raster.colouring.observe:
         helpers.append("def observe(a, zr, zi, pr, pi, n, p):\n    return (zr,)\n")
-    written = "\n\n".join("@numba.njit(nogil=True, fastmath=FLAGS)\n" + helper for helper in helpers)
+    written = "\n\n".join("@numba.njit(nogil=True, forceinline=True, fastmath=FLAGS)\n" + helper for helper in helpers)
     switches = "".join(f"{name} = {value}\n" for name, value in flags(raster).items())
-    return f"{module_text(raster, 'numba')}\n{switches}\n\n{written}\n\n{body}"
+    numbers = f"ONE, ZERO = np.float32(1), np.float32(0)\nITERATIONS = np.float32({raster.iterations})\n"
+    return f"{module_text(raster, 'numba')}\n{switches}{numbers}\n\n{body}\n\n{written}"
 
 
 def _pool(threads: int) -> ThreadPoolExecutor:

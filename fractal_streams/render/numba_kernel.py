@@ -15,6 +15,11 @@ from fractal_streams.render.numba_primitives import FLAGS
 
 TILE_HEIGHT = 8
 TILE_WIDTH = 16
+LANES = TILE_HEIGHT * TILE_WIDTH
+
+# Rows of the scratch memory. One array with constant offsets, because LLVM gives up on a loop over
+# many arrays: it would have to prove that no two of them overlap.
+ZR, ZI, PR, PI, CR, CI, RED, GREEN, BLUE, COUNT, ALIVE, KEPT = (row * LANES for row in range(12))
 
 
 @numba.njit(nogil=True, cache=True, fastmath=FLAGS)
@@ -24,69 +29,74 @@ def kernel(table, lookup, out, grid, offsets, first, last, top, bottom):
     out: (B, 3, H, W) bits of the pixels; lookup: (3, 256) bits of each level; grid: (6,) float32,
     `Raster.grid`; offsets: (S, 2) float32, `Raster.offsets`; top: a multiple of the tile's height.
     """
-    lanes = TILE_HEIGHT * TILE_WIDTH
-    zr, zi = np.empty(lanes, np.float32), np.empty(lanes, np.float32)
-    pr, pi = np.empty(lanes, np.float32), np.empty(lanes, np.float32)
-    cr, ci = np.empty(lanes, np.float32), np.empty(lanes, np.float32)
-    count, alive = np.empty(lanes, np.int32), np.empty(lanes, np.int32)
-    kept = np.empty((KEPT, lanes), np.float32)
-    colour = np.empty((3, lanes), np.float32)
+    s = np.empty((12 + ACCUMULATORS) * LANES, np.float32)
     u0, u_column, u_row, v0, v_column, v_row = grid[0], grid[1], grid[2], grid[3], grid[4], grid[5]
-    height, width = out.shape[2], out.shape[3]
+    width = out.shape[3]
     full = np.float32(255.0) / np.float32(len(offsets))
     for image in range(first, last):
         p = gather(table, image)
         for row0 in range(top, bottom, TILE_HEIGHT):
             for column0 in range(0, width, TILE_WIDTH):
-                colour[:] = np.float32(0.0)
+                tall, wide = min(TILE_HEIGHT, bottom - row0), min(TILE_WIDTH, width - column0)
+                for k in range(LANES):
+                    s[RED + k], s[GREEN + k], s[BLUE + k] = ZERO, ZERO, ZERO
                 for sample in range(len(offsets)):
-                    across, down = offsets[sample, 0], offsets[sample, 1]
-                    for k in range(lanes):
-                        column = np.float32(np.int32(column0 + k % TILE_WIDTH)) + across
-                        row = np.float32(np.int32(row0 + k // TILE_WIDTH)) + down
-                        x, y = to_plane(
-                            u0 + u_column * column + u_row * row, v0 + v_column * column + v_row * row, p
-                        )
-                        zr[k], zi[k], cr[k], ci[k] = start(x, y, p)
-                        pr[k], pi[k] = zr[k], zi[k]
-                        count[k] = np.int32(0)
-                        within = (column0 + k % TILE_WIDTH < width) & (row0 + k // TILE_WIDTH < bottom)
-                        alive[k] = np.int32(1) if within else np.int32(0)
-                        begin(kept, k)
-                    orbit(zr, zi, pr, pi, cr, ci, count, alive, kept, p)
-                    for k in range(lanes):
-                        inside = np.float32(1.0) if count[k] == ITERATIONS else np.float32(0.0)
+                    column = np.float32(column0) + offsets[sample, 0]
+                    row = np.float32(row0) + offsets[sample, 1]
+                    for j in range(TILE_HEIGHT):
+                        down = row + np.float32(np.int32(j))
+                        for i in range(TILE_WIDTH):
+                            across = column + np.float32(np.int32(i))
+                            k = j * TILE_WIDTH + i
+                            x, y = to_plane(
+                                u0 + u_column * across + u_row * down, v0 + v_column * across + v_row * down, p
+                            )
+                            zr, zi, cr, ci = start(x, y, p)
+                            s[ZR + k], s[ZI + k], s[CR + k], s[CI + k] = zr, zi, cr, ci
+                            s[PR + k], s[PI + k] = zr, zi
+                            s[COUNT + k] = ZERO
+                            s[ALIVE + k] = ONE if (j < tall) & (i < wide) else ZERO
+                            begin(s, k)
+                    orbit(s, p)
+                    for k in range(LANES):
+                        inside = ONE if s[COUNT + k] == ITERATIONS else ZERO
                         red, green, blue = paint(
-                            np.float32(count[k]), inside, zr[k], zi[k], pr[k], pi[k], kept_at(kept, k), p
+                            s[COUNT + k], inside, s[ZR + k], s[ZI + k], s[PR + k], s[PI + k], kept_at(s, k), p
                         )
-                        colour[0, k] += min(max(red, np.float32(0.0)), np.float32(1.0))
-                        colour[1, k] += min(max(green, np.float32(0.0)), np.float32(1.0))
-                        colour[2, k] += min(max(blue, np.float32(0.0)), np.float32(1.0))
-                wide, tall = min(TILE_WIDTH, width - column0), min(TILE_HEIGHT, bottom - row0)
+                        s[RED + k] += clip(red)
+                        s[GREEN + k] += clip(green)
+                        s[BLUE + k] += clip(blue)
                 for channel in range(3):
-                    for down_by in range(tall):
-                        for k in range(wide):
-                            level = np.int32(colour[channel, down_by * TILE_WIDTH + k] * full)
-                            out[image, channel, row0 + down_by, column0 + k] = lookup[channel, level]
+                    for j in range(tall):
+                        for i in range(wide):
+                            level = np.int32(s[RED + channel * LANES + j * TILE_WIDTH + i] * full)
+                            out[image, channel, row0 + j, column0 + i] = lookup[channel, level]
 
 
-@numba.njit(nogil=True, fastmath=FLAGS)
-def orbit(zr, zi, pr, pi, cr, ci, count, alive, kept, p):
+@numba.njit(nogil=True, forceinline=True, fastmath=FLAGS)
+def clip(x):
+    """Into [0, 1]; NaN becomes 0."""
+    low = x if x > ZERO else ZERO
+    return low if low < ONE else ONE
+
+
+@numba.njit(nogil=True, forceinline=True, fastmath=FLAGS)
+def orbit(s, p):
     """Iterate a tile until its last lane has stopped."""
-    for n in range(ITERATIONS):
+    for n in range(STEPS):
         turn = np.float32(n)
         live = np.int32(0)
-        for k in range(TILE_HEIGHT * TILE_WIDTH):
-            was_r, was_i = zr[k], zi[k]
-            on = alive[k] != np.int32(0)
-            new_r, new_i = step(was_r, was_i, cr[k], ci[k], pr[k], pi[k], turn, p)
+        for k in range(LANES):
+            was_r, was_i = s[ZR + k], s[ZI + k]
+            on = s[ALIVE + k] > ZERO
+            new_r, new_i = step(was_r, was_i, s[CR + k], s[CI + k], s[PR + k], s[PI + k], turn, p)
             if OBSERVES:
-                keep(kept, k, on, observe(kept_at(kept, k), new_r, new_i, was_r, was_i, turn, p))
+                keep(s, k, on, observe(kept_at(s, k), new_r, new_i, was_r, was_i, turn, p))
             if PREVIOUS:
-                pr[k] = was_r if on else pr[k]
-                pi[k] = was_i if on else pi[k]
-            zr[k] = new_r if on else was_r
-            zi[k] = new_i if on else was_i
+                s[PR + k] = was_r if on else s[PR + k]
+                s[PI + k] = was_i if on else s[PI + k]
+            s[ZR + k] = new_r if on else was_r
+            s[ZI + k] = new_i if on else was_i
             inside = True
             if ESCAPES:
                 inside = new_r * new_r + new_i * new_i < RADIUS_SQUARED
@@ -95,11 +105,10 @@ def orbit(zr, zi, pr, pi, cr, ci, count, alive, kept, p):
                 goal_i = LIMIT_I if LIMITED else was_i
                 gap_r, gap_i = new_r - goal_r, new_i - goal_i
                 inside = inside & ~(gap_r * gap_r + gap_i * gap_i < TOLERANCE_SQUARED)
-            stays = np.int32(1) if on & inside else np.int32(0)
-            count[k] = np.int32(count[k] + stays)
+            stays = ONE if on & inside else ZERO
+            s[COUNT + k] += stays
             if not VISITS:
-                alive[k] = stays
-            live = np.int32(live + stays)
-        if not VISITS:
-            if live == np.int32(0):
-                break
+                s[ALIVE + k] = stays
+            live = np.int32(live | np.int32(1 if on & inside else 0))
+        if not VISITS and live == np.int32(0):
+            break

@@ -50,7 +50,7 @@ __all__ = [
     "where",
 ]  # fmt: skip
 
-primitive = numba.njit(nogil=True, fastmath=FLAGS)
+primitive = numba.njit(nogil=True, forceinline=True, fastmath=FLAGS)
 
 
 @primitive
