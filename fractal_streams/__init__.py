@@ -1,0 +1,49 @@
+"""Infinite, labelled, exactly reproducible image streams of fractal origin.
+
+    from fractal_streams import open_stream
+    batch = open_stream("fractal-10", seed=0, split="train").generate(range(512))
+
+Names load on first use: importing this package loads neither torch nor Numba.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from fractal_streams.batch import Batch as Batch, Sample as Sample
+    from fractal_streams.colouring import Colouring as Colouring
+    from fractal_streams.formulas import Formula as Formula, Parameter as Parameter, formula as formula
+    from fractal_streams.presets import open_stream as open_stream
+    from fractal_streams.spec import StreamSpec as StreamSpec
+    from fractal_streams.stream import StillStream as StillStream, Stream as Stream
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "Batch": "batch",
+    "Colouring": "colouring",
+    "Formula": "formulas",
+    "Parameter": "formulas",
+    "Sample": "batch",
+    "StillStream": "stream",
+    "Stream": "stream",
+    "StreamSpec": "spec",
+    "formula": "formulas",
+    "open_stream": "presets",
+}
+
+__all__ = ["__version__", *_HOME]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)
