@@ -70,19 +70,16 @@ class Module:
         return title
 
     def literal(self, value: float) -> str:
-        """The name of a float32 constant."""
+        """A float32 constant: by name in Numba, where a bare literal would be float64."""
+        if self.backend == "triton":
+            return repr(value)
         name = f"K_{value!r}".replace(".", "_").replace("-", "m").replace("+", "p")
         self.constants[name] = value
         return name
 
     def text(self) -> str:
         """The module's source."""
-        if self.backend == "numba":
-            values = "".join(f"{name} = np.float32({value!r})\n" for name, value in sorted(self.constants.items()))
-        else:
-            values = "".join(
-                f"{name} = tl.constexpr({value!r})\n" for name, value in sorted(self.constants.items())
-            )
+        values = "".join(f"{name} = np.float32({value!r})\n" for name, value in sorted(self.constants.items()))
         return f"{HEADER[self.backend]}\n{values}\n\n" + "\n\n".join(self.functions.values())
 
 
@@ -151,6 +148,8 @@ def module_text(raster: Raster, backend: Backend) -> str:
         "degree": module.literal(float(formula.degree)),
         "tolerance": module.literal(float(formula.tolerance)),
     }
+    if backend == "triton":  # a tensor, so that log2(radius) is a call like any other; it is folded all the same
+        constants = {name: f"tl.full([], {value}, tl.float32)" for name, value in constants.items()}
 
     def adapter(name: str, arguments: str, function: Callable[..., Any], given: dict[str, str]) -> str:
         called = ", ".join({**rows, **given}.get(asked, asked) for asked in inspect.signature(function).parameters)

@@ -1,0 +1,102 @@
+"""The GPU renderer: generated Triton code, one warp to a tile."""
+
+from __future__ import annotations
+
+import inspect
+from functools import lru_cache
+from types import ModuleType
+from typing import Any
+
+import torch
+import triton
+
+from fractal_streams.errors import InvalidValueError
+from fractal_streams.render import triton_kernel
+from fractal_streams.render.bind import flags, load, module_text
+from fractal_streams.render.raster import PixelFormat, Raster
+
+BITS = {"uint8": torch.uint8, "float16": torch.int16, "bfloat16": torch.int16, "float32": torch.int32}
+MAX_PROGRAMS = 2**31 - 1
+VOTES = (5, 4, 6, 3)
+"""Steps between two votes on whether a tile is done, the first that divides the iterations."""
+
+
+class TritonRenderer:
+    """Renders on a GPU, on the current CUDA stream; in Triton's interpreter, on CPU tensors."""
+
+    def __init__(self, device: str = "cuda") -> None:
+        self.device = torch.device(device)
+        self._constants: dict[Any, tuple[torch.Tensor, torch.Tensor]] = {}
+
+    def render(self, raster: Raster, table: torch.Tensor, pixels: PixelFormat | None = None) -> torch.Tensor:
+        """Pictures as `Renderer.render` gives, on the device; the table's values are not checked."""
+        pixels = pixels or PixelFormat()
+        if table.ndim != 2 or table.shape[0] != len(raster.names) or table.dtype != torch.float32:
+            raise InvalidValueError(
+                f"a table of {raster.formula.name} with {raster.colouring.name} is ({len(raster.names)}, B) float32, "
+                f"got {tuple(table.shape)} {table.dtype}"
+            )
+        count, height, width = table.shape[1], raster.height, raster.width
+        shape = (count, height, width, 3) if pixels.channels_last else (count, 3, height, width)
+        out = torch.empty(shape, dtype=BITS[pixels.dtype], device=table.device)
+        if not count:
+            return out.view(getattr(torch, pixels.dtype))
+        lookup, grid = self.constants(raster, pixels)
+        tall, wide = tile_shape(raster)
+        tiles = -(-height // tall) * -(-width // wide)
+        vote = next((steps for steps in VOTES if raster.iterations % steps == 0), 4)
+        table = table.contiguous()
+        if count * tiles > MAX_PROGRAMS:
+            raise InvalidValueError(f"{count} pictures of {height}x{width} are more than one launch holds: ask for fewer")
+        compiled(raster).kernel[(count * tiles,)](
+            table, lookup, out, grid, count, height, width, raster.supersample, tall, wide, min(vote, raster.iterations),
+            pixels.channels_last, pixels.dtype == "uint8", num_warps=1, enable_fp_fusion=True,
+        )  # fmt: skip
+        return out.view(getattr(torch, pixels.dtype))
+
+    def constants(self, raster: Raster, pixels: PixelFormat) -> tuple[torch.Tensor, torch.Tensor]:
+        """The lookup and the grid on the device, uploaded once."""
+        key = (pixels, raster.height, raster.width, raster.matrix)
+        if key not in self._constants:
+            lookup = torch.from_numpy(pixels.table()) if pixels.dtype == "uint8" else torch.from_numpy(
+                pixels.table().view("int32" if pixels.dtype == "float32" else "int16")
+            )
+            grid = torch.tensor(raster.grid(), dtype=torch.float32)
+            self._constants[key] = lookup.to(self.device), grid.to(self.device)
+        return self._constants[key]
+
+
+def tile_shape(raster: Raster) -> tuple[int, int]:
+    """(height, width) of a tile: small ones stop early, large ones keep a warp's pipes busy."""
+    return (8, 8) if raster.height * raster.width <= 128 * 128 else (8, 16)
+
+
+@lru_cache(maxsize=None)
+def compiled(raster: Raster) -> ModuleType:
+    """The generated module of a raster; its kernel compiles on first use and is cached on disk."""
+    return load("triton", source(raster))
+
+
+def source(raster: Raster) -> str:
+    """The generated module's text."""
+    rows = len(raster.names)
+    kept = len(raster.colouring.accumulators)
+    held = "".join(f"tl.where(on, new[{j}], a[{j}]), " for j in range(kept)) or "a[0],"
+    first = "".join(f"z - z + FIRST_{j}, " for j in range(kept)) or "z - z,"
+    helpers = [
+        f"def gather(table, stride):\n    return ({''.join(f'tl.load(table + {j} * stride), ' for j in range(rows))})\n",
+        f"def keep(on, new, a):\n    return ({held})\n",
+        f"def begin(z):\n    return ({first})\n",
+    ]
+    if not raster.colouring.observe:
+        helpers.append("def observe(a, zr, zi, pr, pi, n, p):\n    return a\n")
+    written = "\n\n".join("@triton.jit\n" + helper for helper in helpers)
+    asked = {*inspect.signature(raster.colouring.paint).parameters}
+    switches = flags(raster) | {"FREEZES": bool(asked & {"zr", "zi", "pr", "pi"}) or raster.colouring.observe is not None}
+    globals_ = "".join(f"{name} = tl.constexpr({value})\n" for name, value in switches.items())
+    firsts = "".join(
+        f"FIRST_{j} = tl.constexpr({float(value)!r})\n" for j, value in enumerate(raster.colouring.accumulators.values())
+    )
+    body = inspect.getsource(triton_kernel)
+    body = body[body.index("@triton.jit") :]
+    return f"{module_text(raster, 'triton')}\n{globals_}{firsts}\n\n{written}\n\n{body}"

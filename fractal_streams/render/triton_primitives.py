@@ -1,0 +1,100 @@
+"""The dialect's primitives in Triton.
+
+On a GPU the transcendental functions are the hardware's approximations (one or two instructions
+where `tl.sin` or `tl.log2` take 30 to 85) and an odd polynomial of degree 11 for the arctangent.
+Triton's interpreter knows no inline assembly: there they are Triton's own functions.
+
+PTX ISA, "Floating Point Instructions": lg2.approx, ex2.approx, sin.approx, cos.approx, rcp.approx.
+"""
+
+from __future__ import annotations
+
+import os
+
+import triton
+import triton.language as tl
+
+__all__ = [
+    "absolute", "atan2", "cos", "exp2", "floor", "log2", "maximum", "minimum", "reciprocal", "sin", "sqrt", "where",
+]  # fmt: skip
+
+INTERPRETED = tl.constexpr(os.environ.get("TRITON_INTERPRET", "0") == "1")
+
+
+
+@triton.jit
+def where(condition, yes, no):
+    return tl.where(condition, yes, no)
+
+
+@triton.jit
+def minimum(a, b):
+    return tl.minimum(a, b)
+
+
+@triton.jit
+def maximum(a, b):
+    return tl.maximum(a, b)
+
+
+@triton.jit
+def absolute(x):
+    return tl.abs(x)
+
+
+@triton.jit
+def floor(x):
+    return tl.floor(x)
+
+
+@triton.jit
+def sqrt(x):
+    return tl.sqrt(x)
+
+
+@triton.jit
+def reciprocal(x):
+    if INTERPRETED:
+        return 1.0 / x
+    else:
+        return tl.inline_asm_elementwise("rcp.approx.ftz.f32 $0, $1;", "=f,f", [x], tl.float32, True, 1)
+
+
+@triton.jit
+def exp2(x):
+    return tl.exp2(x)
+
+
+@triton.jit
+def log2(x):
+    if INTERPRETED:
+        return tl.log2(x)
+    else:
+        return tl.inline_asm_elementwise("lg2.approx.ftz.f32 $0, $1;", "=f,f", [x], tl.float32, True, 1)
+
+
+@triton.jit
+def sin(x):
+    if INTERPRETED:
+        return tl.sin(x)
+    else:
+        return tl.inline_asm_elementwise("sin.approx.ftz.f32 $0, $1;", "=f,f", [x], tl.float32, True, 1)
+
+
+@triton.jit
+def cos(x):
+    if INTERPRETED:
+        return tl.cos(x)
+    else:
+        return tl.inline_asm_elementwise("cos.approx.ftz.f32 $0, $1;", "=f,f", [x], tl.float32, True, 1)
+
+
+@triton.jit
+def atan2(y, x):
+    across, up = tl.abs(x), tl.abs(y)
+    t = tl.minimum(across, up) * reciprocal(tl.maximum(tl.maximum(across, up), 1e-37))
+    s = t * t
+    angle = t * (0.999984503921933 + s * (-0.33274128231808775 + s * (0.19413312793500234 + s * (-0.117687241387055 + s * (0.053846179753495704 + s * -0.012139092102612362)))))
+    angle = tl.where(up > across, 1.5707963267948966 - angle, angle)
+    angle = tl.where(x < 0.0, 3.141592653589793 - angle, angle)
+    return tl.where(y < 0.0, -angle, angle)
