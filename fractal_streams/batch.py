@@ -6,6 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+
 from fractal_streams.errors import missing_extra
 
 
@@ -35,6 +38,13 @@ class Batch:
             {name: as_tensor(values) for name, values in self.latents.items()},
         )  # fmt: skip
 
+    def numpy(self) -> Batch:
+        """The same batch as NumPy arrays; copies from a GPU."""
+        return Batch(
+            as_array(self.index), as_array(self.images), as_array(self.labels),
+            {name: as_array(values) for name, values in self.latents.items()},
+        )  # fmt: skip
+
 
 @dataclass(frozen=True, eq=False)
 class Sample:
@@ -57,3 +67,15 @@ def as_tensor(array: Any) -> Any:
     if array.dtype.name == "uint16":
         return torch.from_numpy(array.view("int16")).view(torch.bfloat16)
     return torch.from_numpy(array)
+
+
+def as_array(tensor: Any) -> npt.NDArray[Any]:
+    """A NumPy array of a tensor or array; bfloat16 becomes its uint16 bits."""
+    if isinstance(tensor, np.ndarray):
+        return tensor
+    host = tensor.detach().cpu()
+    if str(host.dtype) == "torch.bfloat16":
+        import torch
+
+        return np.asarray(host.view(torch.int16).numpy().view(np.uint16))
+    return np.asarray(host.numpy())

@@ -46,6 +46,10 @@ class Stream(ABC):
             IndexRangeError: an index below 0 or above 2**63 - 1.
         """
 
+    def labels(self, indices: Any) -> Int64:
+        """(B,) int64 classes of the indices, without rendering where the stream can."""
+        return self.generate(indices).numpy().labels
+
     @abstractmethod
     def digest(self) -> str:
         """Hexadecimal digits that name what is drawn: equal for equal spec, seed and split."""
@@ -132,6 +136,9 @@ class StillStream(Stream):
 
     def digest(self) -> str:
         return f"{self.spec.digest()}-{self.seed}-{self.split}"
+
+    def labels(self, indices: Any) -> Int64:
+        return draw_labels(self.plans[0], checked_indices(indices))
 
     def generate(self, indices: Any) -> Batch:
         refuse_worker(self.device)
