@@ -11,8 +11,12 @@ from typing import Any
 from fractal_streams.errors import FormulaError
 from fractal_streams.formulas.definition import Parameter
 
-SEEN = ("zr", "zi", "pr", "pi", "n")
-"""What `observe` may ask for: the new z, the z before, the number of steps done before (0, 1, ...)."""
+SEEN = ("zr", "zi", "pr", "pi", "goal_r", "goal_i", "n")
+"""What `observe` may ask for.
+
+The new z, the z before (p), what convergence is measured against (`goal`: the formula's limit, or p),
+and the number of steps done before (0, 1, ...).
+"""
 SUMMARY = ("count", "inside", "zr", "zi", "pr", "pi", "iterations", "radius", "degree", "tolerance")
 """What `paint` may ask for.
 

@@ -49,7 +49,8 @@ class Formula:
     step: reads any of `zr zi cr ci pr pi n` and its own parameters by name, returns (zr, zi).
     start: reads `x y` and parameters by name, returns (zr, zi, cr, ci).
     stop: "escape" when |z| >= radius, "converge" when |z - previous z| < tolerance or, when
-        `limit` names a point, |z - limit| < tolerance; "either" of them; or "never".
+        `limit` names a point, |z - limit| < tolerance; "either" of them; or "never": the orbit runs
+        through, and its count is of the steps that ended within the radius.
     """
 
     name: str

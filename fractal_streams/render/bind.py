@@ -13,11 +13,14 @@ import ast
 import hashlib
 import importlib.util
 import inspect
+import math
 import os
 import sys
 import tempfile
 import textwrap
+import threading
 from collections.abc import Callable
+from functools import lru_cache
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Literal
@@ -28,6 +31,7 @@ from fractal_streams.render.raster import Raster
 from fractal_streams.render.reference import view_to_plane
 
 Backend = Literal["numba", "triton"]
+_loading = threading.Lock()
 
 DECORATOR = {"numba": "@numba.njit(nogil=True, forceinline=True, fastmath=FLAGS)", "triton": "@triton.jit"}
 HEADER = {
@@ -119,6 +123,8 @@ class _Rewrite(ast.NodeTransformer):
         found = meant.globals.get(node.id, meant.nonlocals.get(node.id, meant.builtins.get(node.id)))
         if found is None:
             raise self.refuse(node, f"the name {node.id!r} is not defined")
+        if isinstance(found, float) and not math.isfinite(found):
+            raise self.refuse(node, f"{node.id!r} is {found}; constants are finite")
         for primitive in dialect.PRIMITIVES:
             if found is getattr(dialect, primitive) or (found is abs and primitive == "absolute"):
                 return ast.Name(primitive, ast.Load())
@@ -165,7 +171,9 @@ def module_text(raster: Raster, backend: Backend) -> str:
     ]
     held = {name: f"a[{row}]" for row, name in enumerate(kept)}
     if colouring.observe:
-        adapters.append(adapter("observe", "a, zr, zi, pr, pi, n, p", colouring.observe, held))
+        aim = [module.literal(value) for value in formula.limit] if formula.limit else ["pr", "pi"]
+        aims = dict(zip(("goal_r", "goal_i"), aim, strict=True))
+        adapters.append(adapter("observe", "a, zr, zi, pr, pi, n, p", colouring.observe, {**held, **aims}))
         if len(kept) == 1:
             head, _, call = adapters.pop().rpartition("return ")
             adapters.append(f"{head}return ({call.strip()},)\n")
@@ -191,30 +199,43 @@ def flags(raster: Raster) -> dict[str, int | bool]:
         "ACCUMULATORS": len(raster.colouring.accumulators),
         "OBSERVES": raster.colouring.observe is not None,
         "PREVIOUS": bool(asked & {"pr", "pi"}),
-        "ESCAPES": raster.formula.stop in ("escape", "either"),
+        "ESCAPES": raster.formula.stop != "converge",
         "CONVERGES": raster.formula.stop in ("converge", "either"),
         "LIMITED": raster.formula.limit is not None,
-        "VISITS": raster.visits,
+        "VISITS": raster.runs_through,
     }
 
 
 def load(name: str, text: str) -> ModuleType:
     """Import a generated module from the cache folder, writing it first if it is new."""
+    text = f"# primitives {primitives_digest(name)}\n{text}"
     title = f"fractal_streams_generated_{name}_{hashlib.blake2s(text.encode(), digest_size=8).hexdigest()}"
-    if title in sys.modules:
-        return sys.modules[title]
-    path = cache_folder() / f"{title}.py"
-    if not path.is_file():
-        handle, written = tempfile.mkstemp(dir=path.parent, suffix=".tmp")
-        with os.fdopen(handle, "w") as file:
-            file.write(text)
-        os.replace(written, path)
-    spec = importlib.util.spec_from_file_location(title, path)
-    assert spec and spec.loader
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[title] = module
-    spec.loader.exec_module(module)
-    return module
+    with _loading:
+        if title in sys.modules:
+            return sys.modules[title]
+        path = cache_folder() / f"{title}.py"
+        if not path.is_file():
+            handle, written = tempfile.mkstemp(dir=path.parent, suffix=".tmp")
+            with os.fdopen(handle, "w") as file:
+                file.write(text)
+            os.replace(written, path)
+        spec = importlib.util.spec_from_file_location(title, path)
+        assert spec and spec.loader
+        module = importlib.util.module_from_spec(spec)
+        sys.modules[title] = module
+        try:
+            spec.loader.exec_module(module)
+        except BaseException:
+            del sys.modules[title]
+            raise
+        return module
+
+
+@lru_cache(maxsize=None)
+def primitives_digest(backend: str) -> str:
+    """Of a backend's primitives as text: they are compiled into a generated module, so its name must change with them."""
+    text = Path(__file__).with_name(f"{backend}_primitives.py").read_bytes()
+    return hashlib.blake2s(text, digest_size=8).hexdigest()
 
 
 def cache_folder() -> Path:

@@ -45,6 +45,11 @@ class Raster:
         """Rows of the parameter table."""
         return (*self.formula.parameters, *self.colouring.parameters)
 
+    @property
+    def runs_through(self) -> bool:
+        """Whether orbits go on after a step outside, so that `count` is of all the steps inside."""
+        return self.visits or self.formula.stop == "never"
+
     def grid(self) -> tuple[float, float, float, float, float, float]:
         """(u0, u_column, u_row, v0, v_column, v_row): where a pixel lies in the view.
 

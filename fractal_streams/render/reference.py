@@ -69,14 +69,16 @@ class ReferenceRenderer:
                 pr, pi = np.where(alive, zr, pr), np.where(alive, zi, pi)
                 zr, zi = np.where(alive, new_r, zr), np.where(alive, new_i, zi)
                 if colouring.observe:
+                    goal_r, goal_i = formula.limit or (pr, pi)
                     seen = call(
-                        colouring.observe, {**parameters, **kept}, zr=zr, zi=zi, pr=pr, pi=pi, n=real(n)
+                        colouring.observe, {**parameters, **kept}, zr=zr, zi=zi, pr=pr, pi=pi,
+                        goal_r=goal_r, goal_i=goal_i, n=real(n),
                     )  # fmt: skip
                     seen = seen if isinstance(seen, tuple) else (seen,)
                     kept = {name: np.where(alive, new, kept[name]) for name, new in zip(kept, seen, strict=True)}
                 inside = ~stopped(raster, zr, zi, pr, pi)
                 count += alive & inside
-                if not raster.visits:
+                if not raster.runs_through:
                     alive &= inside
             colours = call(
                 colouring.paint, {**parameters, **kept}, count=count,
@@ -113,7 +115,7 @@ def stopped(raster: Raster, zr: Any, zi: Any, pr: Any, pi: Any) -> npt.NDArray[n
     """Where an orbit has left the disk of `radius`, or has converged; NaN has left."""
     formula = raster.formula
     ends = np.zeros(zr.shape, bool)
-    if formula.stop in ("escape", "either"):
+    if formula.stop != "converge":
         ends |= ~(zr * zr + zi * zi < raster.radius**2)
     if formula.stop in ("converge", "either"):
         goal_r, goal_i = formula.limit or (pr, pi)
