@@ -17,15 +17,20 @@ from fractal_streams.render.raster import PixelFormat, Raster
 
 BITS = {"uint8": torch.uint8, "float16": torch.int16, "bfloat16": torch.int16, "float32": torch.int32}
 MAX_PROGRAMS = 2**31 - 1
-VOTES = (5, 4, 6, 3)
-"""Steps between two votes on whether a tile is done, the first that divides the iterations."""
+VOTES = (5, 3, 4)
+"""Steps between two votes on whether a tile is done; the first that divides the iterations."""
 
 
 class TritonRenderer:
-    """Renders on a GPU, on the current CUDA stream; in Triton's interpreter, on CPU tensors."""
+    """Renders on a GPU, on the current CUDA stream; in Triton's interpreter, on CPU tensors.
 
-    def __init__(self, device: str = "cuda") -> None:
+    device: "cuda", "cuda:N", or "cpu" for the interpreter (TRITON_INTERPRET=1).
+    tile: (height, width) of the pixels that one warp renders, powers of two; None chooses by size.
+    """
+
+    def __init__(self, device: str = "cuda", tile: tuple[int, int] | None = None) -> None:
         self.device = torch.device(device)
+        self.tile = tile
         self._constants: dict[Any, tuple[torch.Tensor, torch.Tensor]] = {}
 
     def render(self, raster: Raster, table: torch.Tensor, pixels: PixelFormat | None = None) -> torch.Tensor:
@@ -42,7 +47,7 @@ class TritonRenderer:
         if not count:
             return out.view(getattr(torch, pixels.dtype))
         lookup, grid = self.constants(raster, pixels)
-        tall, wide = tile_shape(raster)
+        tall, wide = self.tile or tile_shape(raster)
         tiles = -(-height // tall) * -(-width // wide)
         vote = next((steps for steps in VOTES if raster.iterations % steps == 0), 4)
         table = table.contiguous()
@@ -68,7 +73,7 @@ class TritonRenderer:
 
 def tile_shape(raster: Raster) -> tuple[int, int]:
     """(height, width) of a tile: small ones stop early, large ones keep a warp's pipes busy."""
-    return (8, 8) if raster.height * raster.width <= 128 * 128 else (8, 16)
+    return (8, 8) if raster.height * raster.width <= 256 * 256 else (16, 8)
 
 
 @lru_cache(maxsize=None)
