@@ -16,8 +16,14 @@ if TYPE_CHECKING:
     from fractal_streams.colouring import Colouring as Colouring
     from fractal_streams.formulas import Formula as Formula, Parameter as Parameter, formula as formula
     from fractal_streams.presets import open_stream as open_stream
+    from fractal_streams.seed_code import SeedCodeSpec as SeedCodeSpec, SeedCodeStream as SeedCodeStream
+    from fractal_streams.seed_interface import (
+        FractalImageDataset as FractalImageDataset,
+        FractalVideoDataset as FractalVideoDataset,
+    )
     from fractal_streams.spec import StreamSpec as StreamSpec
     from fractal_streams.stream import StillStream as StillStream, Stream as Stream
+    from fractal_streams.video import VideoSpec as VideoSpec, VideoStream as VideoStream
 
 __version__ = "0.1.0"
 
@@ -25,11 +31,17 @@ _HOME = {
     "Batch": "batch",
     "Colouring": "colouring",
     "Formula": "formulas",
+    "FractalImageDataset": "seed_interface",
+    "FractalVideoDataset": "seed_interface",
     "Parameter": "formulas",
     "Sample": "batch",
+    "SeedCodeSpec": "seed_code",
+    "SeedCodeStream": "seed_code",
     "StillStream": "stream",
     "Stream": "stream",
     "StreamSpec": "spec",
+    "VideoSpec": "video",
+    "VideoStream": "video",
     "formula": "formulas",
     "open_stream": "presets",
 }

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from typing import Any
 
-from fractal_streams.errors import unknown_name
+from fractal_streams.errors import InvalidValueError, unknown_name
 from fractal_streams.priors import Uniform
+from fractal_streams.seed_code import SeedCodeSpec, SeedCodeStream
 from fractal_streams.spec import StreamSpec
 from fractal_streams.stream import StillStream, Stream
+from fractal_streams.video import VideoSpec, VideoStream
 
 LIVELY = {"power": Uniform(1.0, 5.0), "frequency": Uniform(2.0, 10.0)}
 """Priors under which nearly no picture is constant: powers below 1 give black ones."""
@@ -18,7 +21,14 @@ PRESETS: dict[str, Any] = {
     "fractal-1k": StreamSpec(formulas="polynomial_power", num_classes=1000, height=224, width=224, priors=LIVELY),
     "fractal-mnist": StreamSpec(formulas="polynomial_power", num_classes=10, height=28, width=28, priors=LIVELY),
     "seed-readme": StreamSpec(formulas="polynomial_power", num_classes=10, labels="balanced"),
+    "seed-code": SeedCodeSpec(num_classes=10),
+    "fractal-video": VideoSpec(
+        still=StreamSpec(formulas="polynomial_power", num_classes=10, height=64, width=64, priors=LIVELY), frames=16
+    ),
 }
+
+STREAMS: dict[type, Any] = {StreamSpec: StillStream, VideoSpec: VideoStream, SeedCodeSpec: SeedCodeStream}
+"""The stream that each kind of spec opens as."""
 
 
 def find_preset(name: str) -> Any:
@@ -33,17 +43,27 @@ def find_preset(name: str) -> Any:
 
 
 def open_stream(source: Any, **settings: Any) -> Stream:
-    """A stream from a preset's name or a spec.
+    """A stream from a preset's name or a spec, of stills or clips.
 
     Args:
         source: a name of `PRESETS`, or a spec.
         settings: seed, split, device, dtype, ... of the stream's class, and fields of the spec to
-            replace (height, width, num_classes, iterations, ...).
+            replace (height, width, num_classes, iterations, frames, ...).
+
+    Raises:
+        UnknownNameError: no such preset; names the nearest known one.
+        InvalidValueError: neither a name nor a spec, or a value out of its range.
 
     Example:
         >>> open_stream("fractal-10", seed=1, split="test", device="cpu", height=64, width=64)[0].image.shape
         (3, 64, 64)
     """
     spec = find_preset(source) if isinstance(source, str) else source
-    changed = {name: settings.pop(name) for name in list(settings) if name in type(spec).__dataclass_fields__}
-    return StillStream(spec.replace(**changed) if changed else spec, **settings)
+    if type(spec) not in STREAMS:
+        raise InvalidValueError(
+            f"a stream opens from a preset's name or a spec ({', '.join(kind.__name__ for kind in STREAMS)}), "
+            f"got {source!r}"
+        )
+    known = {item.name for kind in (spec, getattr(spec, "still", spec)) for item in fields(kind)}
+    changed = {name: settings.pop(name) for name in list(settings) if name in known}
+    return STREAMS[type(spec)](spec.replace(**changed) if changed else spec, **settings)

@@ -58,10 +58,15 @@ def value(
     unit = ((word >> np.uint32(4)) * np.uint32(2) + np.uint32(1)).astype(np.float64) * 2.0**-29
     real = a + b * unit
     if operation == LOG_UNIFORM:
-        whole = np.floor(real)
-        part = real - whole
-        power = np.full(part.shape, EXP2_TAYLOR[-1])
-        for coefficient in EXP2_TAYLOR[-2::-1]:
-            power = power * part + coefficient
-        real = np.ldexp(power, whole.astype(np.int32))
+        real = exp2(real)
     return np.minimum(np.maximum(real, low), high).astype(np.float32)
+
+
+def exp2(exponents: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Powers of 2 by additions and products alone, the same on every machine to the bit."""
+    whole = np.floor(exponents)
+    part = exponents - whole
+    power = np.full(part.shape, EXP2_TAYLOR[-1])
+    for coefficient in EXP2_TAYLOR[-2::-1]:
+        power = power * part + coefficient
+    return np.ldexp(power, whole.astype(np.int32))
