@@ -10,6 +10,11 @@ from fractal_streams.errors import unknown_name
 CATALOGUE = (
     "three_phase_sine",
     "smooth",
+    "exponential_smoothing",
+    "orbit_trap",
+    "stripe_average",
+    "average_magnitude",
+    "interior",
 )
 
 __all__ = ["CATALOGUE", "Colouring", "colouring", "find_colouring"]

@@ -1,25 +1,43 @@
-"""Smooth escape: the iteration count made continuous by how far the last z overshot.
+"""Smooth escape: the iteration count made continuous by the share of the last step at the bound.
 
-nu = count + 1 - log(log|z| / log radius) / log degree; for orbits that converge the last step's
-length takes the place of |z|.
+Right for orbits that escape and for orbits that converge, see `crossing`; a large radius makes it
+smooth in the slope too. What converges is tinted by where it went. The inside is black.
 
-A. Douady, J. Hubbard (1982) for the potential; L. Vepstas, "Renormalizing the Mandelbrot escape".
+A. Douady, J. Hubbard (1984) for the potential; L. Vepstas, "Renormalizing the Mandelbrot escape" (1997).
 """
 
+from fractal_streams.colouring.crossing import GAPS, crossing, gaps, magnitude_squared
 from fractal_streams.colouring.definition import colouring
 from fractal_streams.colouring.palette import PALETTE, palette
-from fractal_streams.dialect import log2, maximum, minimum
+from fractal_streams.dialect import log2, maximum, reciprocal, sqrt, where
 
 
-@colouring(source="Douady and Hubbard (1982); Vepstas, Renormalizing the Mandelbrot escape", parameters=PALETTE)
+def tint(zr, zi, radius):
+    """A part of a turn that tells one end of convergence from another; 0 for what escaped."""
+    square = magnitude_squared(zr, zi)
+    part = 0.15 * (zr + 0.6 * zi) * reciprocal(sqrt(maximum(square, 1e-12)))
+    return where(square < radius * radius, part, 0.0)
+
+
+def smooth_place(count, inside, zr, zi, pr, pi, gap, gap_before, radius, tolerance):
+    """The place in a palette of an orbit's continuous count."""
+    steps = count + crossing(inside, zr, zi, pr, pi, gap, gap_before, radius, tolerance)
+    return 0.25 * log2(1.0 + steps) + tint(zr, zi, radius)
+
+
+@colouring(
+    source="A. Douady, J. Hubbard (1984); L. Vepstas, Renormalizing the Mandelbrot escape (1997)",
+    parameters=PALETTE,
+    accumulators=GAPS,
+    observe=gaps,
+)
 def smooth(
-    count, inside, zr, zi, radius, degree,
+    count, inside, zr, zi, pr, pi, gap, gap_before, radius, tolerance,
     brightness, contrast, palette_frequency, red_phase, green_phase, blue_phase,
 ):  # fmt: skip
-    far = maximum(log2(minimum(zr * zr + zi * zi, 1e30)) / (2.0 * log2(radius)), 1.0)
-    nu = count + 1.0 - minimum(log2(far) / log2(degree), 1.0)
+    place = smooth_place(count, inside, zr, zi, pr, pi, gap, gap_before, radius, tolerance)
     red, green, blue = palette(
-        0.25 * log2(1.0 + nu), brightness, contrast, palette_frequency, red_phase, green_phase, blue_phase
+        place, brightness, contrast, palette_frequency, red_phase, green_phase, blue_phase
     )
     outside = 1.0 - inside
     return outside * red, outside * green, outside * blue

@@ -11,7 +11,23 @@ CATALOGUE = (
     "polynomial_power",
     "sine",
     "mandelbrot",
+    "multibrot",
+    "julia",
+    "burning_ship",
+    "tricorn",
+    "celtic",
+    "phoenix",
+    "newton",
+    "nova",
+    "lambda",
+    "magnet_1",
+    "magnet_2",
+    "kali",
+    "kali_julia",
 )
+
+MODULES = {"lambda": "lambda_map"}
+"""Modules of the formulas whose names are words of Python."""
 
 __all__ = ["CATALOGUE", "Formula", "Parameter", "find_formula", "formula"]
 
@@ -28,7 +44,7 @@ def find_formula(name: str) -> Formula:
     if module:
         importlib.import_module(module)
     elif short in CATALOGUE:
-        importlib.import_module(f"{__name__}.{short}")
+        importlib.import_module(f"{__name__}.{MODULES.get(short, short)}")
     if short not in REGISTRY:
         raise unknown_name(
             "formula", short, {*CATALOGUE, *REGISTRY},
