@@ -8,7 +8,9 @@ Numba and a GPU give the same float32 to the bit.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
+from numbers import Real
 from typing import Any, ClassVar
 
 import numpy as np
@@ -17,12 +19,21 @@ from fractal_streams.errors import InvalidValueError, unknown_name
 
 CONSTANT, UNIFORM, LOG_UNIFORM, INTEGER, CHOICE = range(5)
 MAX_CHOICES = 16
+LARGEST = 1e38
+"""Of any value; the span of two such values is still a finite float32."""
 
 
-def _finite(prior: object, **values: float) -> None:
-    for name, value in values.items():
-        if not isinstance(value, int | float) or not math.isfinite(value) or abs(value) > 3e38:
-            raise InvalidValueError(f"{prior}: {name} must be a finite float32, got {value!r}")
+def _finite(prior: str, name: str, value: object) -> float:
+    """The value as a float; -0.0 as 0.0, so that equal priors are equal as text."""
+    if isinstance(value, bool) or not isinstance(value, Real) or not -LARGEST <= value <= LARGEST:
+        raise InvalidValueError(f"{prior}: {name} must be a number from {-LARGEST} to {LARGEST}, got {value!r}")
+    return float(value) + 0.0
+
+
+def _bounds(prior: Uniform | LogUniform | Integer) -> None:
+    """Make a frozen prior's low and high floats."""
+    for name in ("low", "high"):
+        object.__setattr__(prior, name, _finite(type(prior).__name__, name, getattr(prior, name)))
 
 
 @dataclass(frozen=True)
@@ -33,7 +44,7 @@ class Constant:
     kind: ClassVar[str] = "constant"
 
     def __post_init__(self) -> None:
-        _finite("Constant", value=self.value)
+        object.__setattr__(self, "value", _finite("Constant", "value", self.value))
 
     def encode(self) -> tuple[int, float, float, float, float, tuple[float, ...]]:
         return CONSTANT, self.value, 0.0, self.value, self.value, ()
@@ -48,7 +59,7 @@ class Uniform:
     kind: ClassVar[str] = "uniform"
 
     def __post_init__(self) -> None:
-        _finite("Uniform", low=self.low, high=self.high)
+        _bounds(self)
         if not self.low < self.high:
             raise InvalidValueError(f"Uniform: low must be below high, got {self.low} and {self.high}")
 
@@ -66,7 +77,7 @@ class LogUniform:
     kind: ClassVar[str] = "log_uniform"
 
     def __post_init__(self) -> None:
-        _finite("LogUniform", low=self.low, high=self.high)
+        _bounds(self)
         if not 1e-30 <= self.low < self.high <= 1e30:
             raise InvalidValueError(
                 f"LogUniform: needs 1e-30 <= low < high <= 1e30, got {self.low} and {self.high}"
@@ -86,9 +97,13 @@ class Integer:
     kind: ClassVar[str] = "integer"
 
     def __post_init__(self) -> None:
-        _finite("Integer", low=self.low, high=self.high)
-        if self.low != int(self.low) or self.high != int(self.high) or not -(2**24) <= self.low <= self.high <= 2**24:
-            raise InvalidValueError(f"Integer: needs whole -2**24 <= low <= high <= 2**24, got {self.low} and {self.high}")
+        _bounds(self)
+        if self.low % 1 or self.high % 1 or not -(2**24) <= self.low <= self.high <= 2**24:
+            raise InvalidValueError(
+                f"Integer: needs whole -2**24 <= low <= high <= 2**24, got {self.low} and {self.high}"
+            )
+        object.__setattr__(self, "low", int(self.low))
+        object.__setattr__(self, "high", int(self.high))
 
     def encode(self) -> tuple[int, float, float, float, float, tuple[float, ...]]:
         return INTEGER, float(self.low), float(self.high - self.low + 1), float(self.low), float(self.high), ()
@@ -102,11 +117,10 @@ class Choice:
     kind: ClassVar[str] = "choice"
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "values", tuple(self.values))
-        if not 1 <= len(self.values) <= MAX_CHOICES:
-            raise InvalidValueError(f"Choice: needs 1 to {MAX_CHOICES} values, got {len(self.values)}")
-        for value in self.values:
-            _finite("Choice", value=value)
+        values = tuple(self.values) if isinstance(self.values, Iterable) else ()
+        if not 1 <= len(values) <= MAX_CHOICES:
+            raise InvalidValueError(f"Choice: needs 1 to {MAX_CHOICES} values, got {self.values!r}")
+        object.__setattr__(self, "values", tuple(_finite("Choice", "value", value) for value in values))
 
     def encode(self) -> tuple[int, float, float, float, float, tuple[float, ...]]:
         return CHOICE, 0.0, float(len(self.values)), min(self.values), max(self.values), self.values
@@ -114,6 +128,45 @@ class Choice:
 
 Prior = Constant | Uniform | LogUniform | Integer | Choice
 KINDS = {kind.kind: kind for kind in (Constant, Uniform, LogUniform, Integer, Choice)}
+
+
+class Priors(Mapping[str, Prior]):
+    """Priors by the name of their parameter: a mapping that can't change, and so can be hashed.
+
+    Raises:
+        InvalidValueError: a value that is no prior, or a name that is no string.
+
+    Example:
+        >>> from fractal_streams.priors import Priors, Uniform
+        >>> Priors({"power": Uniform(1, 5)})["power"].high
+        5.0
+    """
+
+    def __init__(self, priors: Mapping[str, Prior] | None = None) -> None:
+        if not isinstance(priors, Mapping | None):
+            raise InvalidValueError(f"priors must map names to priors, got {priors!r}")
+        self._priors = dict(priors or {})
+        for name, prior in self._priors.items():
+            if not isinstance(name, str) or not isinstance(prior, Prior):
+                raise InvalidValueError(
+                    f"priors must map names to {', '.join(kind.__name__ for kind in KINDS.values())}, "
+                    f"got {name!r}: {prior!r}"
+                )
+
+    def __getitem__(self, name: str) -> Prior:
+        return self._priors[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._priors)
+
+    def __len__(self) -> int:
+        return len(self._priors)
+
+    def __hash__(self) -> int:
+        return hash(frozenset(self._priors.items()))
+
+    def __repr__(self) -> str:
+        return repr(self._priors)
 
 
 def prior_to_json(prior: Prior) -> dict[str, Any]:
@@ -129,9 +182,11 @@ def prior_from_json(fields: dict[str, Any]) -> Prior:
         UnknownNameError: a kind of prior that does not exist.
         InvalidValueError: fields that the kind does not have.
     """
+    if not isinstance(fields, dict):
+        raise InvalidValueError(f"a prior is a JSON object with a kind, got {fields!r}")
     values = dict(fields)
     kind = values.pop("kind", None)
-    if kind not in KINDS:
+    if not isinstance(kind, str) or kind not in KINDS:
         raise unknown_name("kind of prior", kind, KINDS)
     try:
         return KINDS[kind](**values)

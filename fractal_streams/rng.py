@@ -83,13 +83,15 @@ def checked_indices(indices: object) -> Int64:
             return indices[0] + np.int64(indices.step if len(indices) > 1 else 1) * np.arange(len(indices))
         return np.arange(indices.start, indices.stop, indices.step, dtype=np.int64)
     array = np.asarray(indices)
+    if array.dtype.kind == "f" and isinstance(indices, list | tuple):
+        array = np.array(indices, object)
     if array.size == 0:
         return np.empty(0, np.int64)
     if array.ndim != 1 or array.dtype.kind not in "iuO":
         raise InvalidValueError(
             f"indices must be one-dimensional whole numbers, got {array.dtype} of shape {array.shape}"
         )
-    if array.dtype.kind == "O" and not all(isinstance(item, int) for item in array):
+    if array.dtype.kind == "O" and not all(isinstance(item, int | np.integer) for item in array):
         raise InvalidValueError(f"indices must be whole numbers, got {array[:4].tolist()}")
     low, high = int(array.min()), int(array.max())
     if low < 0 or high >= 2**63:

@@ -5,14 +5,16 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields, replace
+import operator
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, fields, replace
+from numbers import Real
 from typing import Any, Literal
 
 from fractal_streams.colouring import Colouring, find_colouring
 from fractal_streams.errors import InvalidValueError, VersionError, unknown_name
 from fractal_streams.formulas import Formula, find_formula
-from fractal_streams.priors import Prior, prior_from_json, prior_to_json
+from fractal_streams.priors import Prior, Priors, prior_from_json, prior_to_json
 
 SPEC_VERSION = 1
 """Version of the meaning of a spec's fields; a spec from a newer one is refused."""
@@ -48,6 +50,7 @@ class StreamSpec:
         InvalidValueError, UnknownNameError: names the field, the value and the allowed range.
 
     Example:
+        >>> from fractal_streams import StreamSpec
         >>> StreamSpec(formulas="mandelbrot", num_classes=10, class_parameters=("centre_x",)).height
         32
     """
@@ -61,41 +64,25 @@ class StreamSpec:
     colouring: str | None = None
     iterations: int | None = None
     radius: float | None = None
-    priors: Mapping[str, Prior] = field(default_factory=dict)
+    priors: Mapping[str, Prior] = field(default_factory=Priors)
     supersample: int = 1
     counting: Counting = "escape"
     orientation: Orientation = "cartesian"
     version: int = 1
 
     def __post_init__(self) -> None:
-        names = (self.formulas,) if isinstance(self.formulas, str) else tuple(self.formulas)
-        object.__setattr__(self, "formulas", names)
-        object.__setattr__(self, "priors", dict(self.priors))
-        if self.class_parameters is not None:
-            object.__setattr__(self, "class_parameters", tuple(self.class_parameters))
-        if not names:
-            raise InvalidValueError("formulas: name at least one")
-        whole(self.height, "height", MIN_SIZE, MAX_SIZE, "pixels")
-        whole(self.width, "width", MIN_SIZE, MAX_SIZE, "pixels")
-        whole(self.num_classes, "num_classes", 1, MAX_CLASSES, "classes")
-        whole(self.supersample, "supersample", 1, 3, "samples along each edge of a pixel")
-        whole(self.version, "version", 1, 2**31 - 1, "")
+        self._canonical()
         one_of(self.labels, "labels", ("drawn", "balanced"))
         one_of(self.counting, "counting", ("escape", "visits"))
         one_of(self.orientation, "orientation", ("cartesian", "matrix"))
-        if self.iterations is not None:
-            whole(self.iterations, "iterations", 1, MAX_ITERATIONS, "steps")
-        if self.radius is not None and not (
-            isinstance(self.radius, int | float) and math.isfinite(self.radius) and 0.0 < self.radius <= 1e15
-        ):
-            raise InvalidValueError(f"radius must lie in (0, 1e15], got {self.radius!r}")
+        names = self.formulas
         known: set[str] = set()
         for part in self.parts():
             known |= {*part.parameters, *(f"{part.formula.name}.{name}" for name in part.parameters)}
         for name in (*self.priors, *(self.class_parameters or ())):
             if name not in known:
                 raise unknown_name("parameter", name, known)
-        if self.num_classes % len(names) and self.num_classes < len(names):
+        if self.num_classes < len(names):
             raise InvalidValueError(
                 f"num_classes must be at least the {len(names)} formulas named, got {self.num_classes}"
             )
@@ -104,6 +91,31 @@ class StreamSpec:
                 f"{self.num_classes} classes of {', '.join(names)} would look alike: "
                 f"name class_parameters= that differ between classes, or num_classes={len(names)}"
             )
+
+    def _canonical(self) -> None:
+        """Check the numbers, and give every field its one type, so that equal specs are equal as text."""
+        made: dict[str, Any] = {
+            "formulas": names_of(self.formulas, "formulas"),
+            "priors": self.priors if isinstance(self.priors, Priors) else Priors(self.priors),
+            "height": whole(self.height, "height", MIN_SIZE, MAX_SIZE, "pixels"),
+            "width": whole(self.width, "width", MIN_SIZE, MAX_SIZE, "pixels"),
+            "num_classes": whole(self.num_classes, "num_classes", 1, MAX_CLASSES, "classes"),
+            "supersample": whole(self.supersample, "supersample", 1, 3, "samples along each edge of a pixel"),
+            "version": whole(self.version, "version", 1, 2**31 - 1, ""),
+        }
+        if not made["formulas"]:
+            raise InvalidValueError("formulas: name at least one")
+        if self.class_parameters is not None:
+            made["class_parameters"] = names_of(self.class_parameters, "class_parameters")
+        if self.iterations is not None:
+            made["iterations"] = whole(self.iterations, "iterations", 1, MAX_ITERATIONS, "steps")
+        if self.radius is not None:
+            number = isinstance(self.radius, Real) and not isinstance(self.radius, bool)
+            if not (number and math.isfinite(self.radius) and 0.0 < self.radius <= 1e15):
+                raise InvalidValueError(f"radius must lie in (0, 1e15], got {self.radius!r}")
+            made["radius"] = float(self.radius)
+        for name, value in made.items():
+            object.__setattr__(self, name, value)
 
     def parts(self) -> tuple[Part, ...]:
         """For each formula: the formula, its colouring and all their parameters."""
@@ -125,7 +137,8 @@ class StreamSpec:
 
     def to_json(self) -> str:
         """The spec as canonical JSON: equal specs give equal text."""
-        values = asdict(self) | {"priors": {name: prior_to_json(prior) for name, prior in self.priors.items()}}
+        values = {item.name: getattr(self, item.name) for item in fields(self)}
+        values["priors"] = {name: prior_to_json(prior) for name, prior in self.priors.items()}
         return json.dumps({"spec_version": SPEC_VERSION, "kind": "stills", **values}, sort_keys=True)
 
     @classmethod
@@ -136,7 +149,10 @@ class StreamSpec:
             VersionError: written by a newer version of this package.
             InvalidValueError, UnknownNameError: not a spec, or one with unknown fields or values.
         """
-        return cls(**spec_fields(text, "stills", cls))
+        values = spec_fields(text, "stills", cls)
+        if "formulas" not in values:
+            raise InvalidValueError("not a spec: the field 'formulas' is missing")
+        return cls(**values)
 
     def digest(self) -> str:
         """16 hexadecimal digits that name this spec."""
@@ -177,7 +193,7 @@ def spec_fields(text: str, kind: str, cls: type) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise InvalidValueError(f"not a spec: expected a JSON object, got {type(values).__name__}")
     version = values.pop("spec_version", None)
-    if not isinstance(version, int) or version > SPEC_VERSION:
+    if type(version) is not int or not 1 <= version <= SPEC_VERSION:
         raise VersionError(
             f"spec version {version!r} is not one of 1 to {SPEC_VERSION}: "
             f"upgrade fractal-streams to the version that wrote this spec"
@@ -190,19 +206,33 @@ def spec_fields(text: str, kind: str, cls: type) -> dict[str, Any]:
         if name not in known:
             raise unknown_name("field of a spec", name, known)
     if "priors" in values:
+        if not isinstance(values["priors"], dict):
+            raise InvalidValueError(f"priors must be a JSON object of names, got {values['priors']!r}")
         values["priors"] = {name: prior_from_json(prior) for name, prior in values["priors"].items()}
     return values
 
 
 def whole(value: object, name: str, low: int, high: int, unit: str) -> int:
     """The value if it is a whole number in [low, high], else an `InvalidValueError`."""
-    if isinstance(value, bool) or not hasattr(value, "__index__") or not low <= value.__index__() <= high:
+    try:
+        number = None if isinstance(value, bool) else operator.index(value)  # type: ignore[arg-type]
+    except TypeError:
+        number = None
+    if number is None or not low <= number <= high:
         unit = f" {unit}" if unit else ""
         raise InvalidValueError(f"{name} must be a whole number from {low} to {high}{unit}, got {value!r}")
-    return value.__index__()
+    return number
+
+
+def names_of(value: object, name: str) -> tuple[str, ...]:
+    """The names as a tuple, one name alone too, else an `InvalidValueError`."""
+    names = (value,) if isinstance(value, str) else tuple(value) if isinstance(value, Iterable) else None
+    if names is None or not all(isinstance(item, str) for item in names):
+        raise InvalidValueError(f"{name} must be one name or several, got {value!r}")
+    return names
 
 
 def one_of(value: object, name: str, allowed: tuple[str, ...]) -> None:
     """An `InvalidValueError` unless the value is one of the allowed."""
-    if value not in allowed:
+    if not isinstance(value, str) or value not in allowed:
         raise InvalidValueError(f"{name} must be one of {', '.join(map(repr, allowed))}, got {value!r}")

@@ -19,6 +19,7 @@ _i = np.int32
 _HALF, _ONE, _ZERO, _TWO = _f(0.5), _f(1.0), _f(0.0), _f(2.0)
 _PI, _HALF_PI = _f(np.pi), _f(np.pi / 2)
 _TINY = _f(1e-37)
+_MINUS_INFINITY = _f(-np.inf)
 
 _LOG = tuple(_f(c) for c in (
     1.44269479170124, -0.7213566480594402, 0.48093846614844915, -0.3601038110525457,
@@ -94,7 +95,7 @@ def log2(x: Any) -> Any:
     power = _i(_i(bits - _ROOT_HALF_BITS) >> _i(23))
     t = _i(bits - _i(power << _i(23))).view(_f) - _ONE
     series = _L0 + t * (_L1 + t * (_L2 + t * (_L3 + t * (_L4 + t * (_L5 + t * (_L6 + t * _L7))))))
-    return _f(power) + t * series
+    return _f(power) + t * series if bits > _i(0) else _MINUS_INFINITY
 
 
 @primitive

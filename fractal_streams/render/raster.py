@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from numbers import Real
 from typing import Any, Literal, Protocol
 
 import numpy as np
@@ -15,6 +16,8 @@ from fractal_streams.formulas import Formula
 from fractal_streams.spec import Part, StreamSpec, one_of
 
 DType = Literal["uint8", "float16", "bfloat16", "float32"]
+LARGEST = {"float16": 65504.0, "bfloat16": 3.38e38, "float32": 3.4e38}
+"""What a pixel of a float dtype can reach."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,40 +73,60 @@ class Raster:
 class PixelFormat:
     """The form of the pixels that leave a renderer.
 
-    dtype: "uint8" levels, or floats of (level / 255 - mean) / std, per channel.
+    dtype: "uint8" levels, or floats of (level / 255 - mean) / std, per channel, rounded once.
     channels_last: (B, H, W, 3) in memory instead of (B, 3, H, W).
+    mean, std: a number, or one for each of red, green, blue; kept as three floats.
+
+    Raises:
+        InvalidValueError: an unknown dtype; a mean or std that isn't finite, not above 0, or that
+            takes a level out of the dtype's range.
+
+    Example:
+        >>> from fractal_streams.render.raster import PixelFormat
+        >>> PixelFormat("float32", mean=0.5, std=0.5).values()[0, [0, 255]]
+        array([-1.,  1.])
     """
 
     dtype: DType = "uint8"
     channels_last: bool = False
-    mean: tuple[float, float, float] = (0.0, 0.0, 0.0)
-    std: tuple[float, float, float] = (1.0, 1.0, 1.0)
+    mean: Sequence[float] | float = 0.0
+    std: Sequence[float] | float = 1.0
 
     def __post_init__(self) -> None:
         one_of(self.dtype, "dtype", ("uint8", "float16", "bfloat16", "float32"))
-        object.__setattr__(self, "mean", _three(self.mean, "mean"))
-        object.__setattr__(self, "std", _three(self.std, "std"))
-        if min(self.std) <= 0:
-            raise InvalidValueError(f"std must be above 0 in each channel, got {self.std}")
-        if self.dtype == "uint8" and (self.mean, self.std) != ((0.0,) * 3, (1.0,) * 3):
+        mean, std = _three(self.mean, "mean"), _three(self.std, "std")
+        object.__setattr__(self, "channels_last", bool(self.channels_last))
+        object.__setattr__(self, "mean", mean)
+        object.__setattr__(self, "std", std)
+        if min(std) <= 0:
+            raise InvalidValueError(f"std must be above 0 in each channel, got {std}")
+        if self.dtype == "uint8" and (mean, std) != ((0.0,) * 3, (1.0,) * 3):
             raise InvalidValueError(
-                f"mean {self.mean} and std {self.std} need a float dtype: pass dtype='float32', 'float16' or 'bfloat16'"
+                f"mean {mean} and std {std} need a float dtype: pass dtype='float32', 'float16' or 'bfloat16'"
             )
+        if self.dtype != "uint8" and not np.abs(self.values()).max() <= LARGEST[self.dtype]:
+            raise InvalidValueError(
+                f"mean {mean} and std {std} take levels out of the range of {self.dtype}, "
+                f"+-{LARGEST[self.dtype]:g}: give a larger std, or dtype='float32'"
+            )
+
+    def values(self) -> npt.NDArray[np.float64]:
+        """(3, 256) float64: each channel's value of each level, before it is rounded to the dtype."""
+        with np.errstate(over="ignore"):
+            return (np.arange(256) / 255.0 - np.array(self.mean)[:, None]) / np.array(self.std)[:, None]
 
     def table(self) -> npt.NDArray[Any]:
         """(3, 256) lookup of each channel's level: the pixel's bits as uint8, uint16 or uint32."""
-        levels = np.arange(256)
         if self.dtype == "uint8":
-            return np.broadcast_to(levels.astype(np.uint8), (3, 256)).copy()
-        mean, std = np.array(self.mean)[:, None], np.array(self.std)[:, None]
-        values = ((levels / 255.0 - mean) / std).astype(np.float32)
+            return np.tile(np.arange(256, dtype=np.uint8), (3, 1))
+        values = self.values()
         if self.dtype == "float32":
-            return values.view(np.uint32)
+            return values.astype(np.float32).view(np.uint32)
         if self.dtype == "float16":
             return values.astype(np.float16).view(np.uint16)
-        bits = values.view(np.uint32)
-        nearest_even = np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1))
-        return ((bits + nearest_even) >> np.uint32(16)).astype(np.uint16)
+        fraction, exponent = np.frexp(values)
+        eight_bits = np.ldexp(np.rint(np.ldexp(fraction, 8)), exponent - 8).astype(np.float32)
+        return (eight_bits.view(np.uint32) >> np.uint32(16)).astype(np.uint16)
 
 
 class Renderer(Protocol):
@@ -140,7 +163,7 @@ def check_table(raster: Raster, table: npt.NDArray[Any]) -> None:
 
 
 def _three(values: Sequence[float] | float, name: str) -> tuple[float, float, float]:
-    got = (values,) * 3 if isinstance(values, int | float) else tuple(values)
-    if len(got) != 3 or not np.isfinite(np.array(got, float)).all():
-        raise InvalidValueError(f"{name} must be a number or one for each of 3 channels, got {values!r}")
+    got = (values,) * 3 if isinstance(values, Real) else tuple(values)
+    if len(got) != 3 or not all(isinstance(value, Real) and np.isfinite(value) for value in got):
+        raise InvalidValueError(f"{name} must be a finite number or one for each of 3 channels, got {values!r}")
     return float(got[0]), float(got[1]), float(got[2])

@@ -11,26 +11,27 @@ import numpy.typing as npt
 
 from fractal_streams.dialect import cos, sin
 from fractal_streams.render.raster import PixelFormat, Raster, check_table
+from fractal_streams.render.rounding import Rounding
 
 
 class ReferenceRenderer:
     """Renders in NumPy.
 
     precision: np.float64, or np.float32 to see what single precision changes.
-    rounding: relative error put on z after every step, uniform in [-rounding, rounding]: what a
-        renderer with that error could give just as well. The budgets of the tests come from it.
+    rounding: errors put on every operation, in float64: what a renderer with those errors could give
+        just as well. The budgets that renderers are held to come from it.
     """
 
-    def __init__(self, precision: type = np.float64, rounding: float = 0.0, noise_seed: int = 0) -> None:
+    def __init__(self, precision: type = np.float64, rounding: Rounding | None = None) -> None:
         self.precision = precision
-        self.rounding = rounding
-        self.noise_seed = noise_seed
+        self.number: Callable[[Any], Any] = rounding.number if rounding else precision
 
     def render(
         self, raster: Raster, table: npt.NDArray[np.float32], pixels: PixelFormat | None = None
     ) -> npt.NDArray[Any]:
         """Pictures as `Renderer.render` gives; bfloat16 as its uint16 bits."""
         pixels = pixels or PixelFormat()
+        table = np.asarray(table, np.float32)
         check_table(raster, table)
         images = np.stack([self.levels(raster, column) for column in table.T]) if table.size else np.empty(
             (table.shape[1], 3, raster.height, raster.width), np.uint8
@@ -43,17 +44,16 @@ class ReferenceRenderer:
     def levels(self, raster: Raster, column: npt.NDArray[np.float32]) -> npt.NDArray[np.uint8]:
         """(3, H, W) uint8 levels of one picture; column: its (P,) parameters."""
         colours = [self.sample(raster, column, across, down) for across, down in raster.offsets()]
-        mean = sum(colours) / self.precision(len(colours))
-        return np.floor(self.precision(255.0) * mean).astype(np.uint8)
+        mean = sum(colours[1:], start=colours[0]) / self.precision(len(colours))
+        return np.asarray(np.floor(self.precision(255.0) * mean)).astype(np.uint8)
 
     def sample(self, raster: Raster, column: npt.NDArray[np.float32], across: float, down: float) -> npt.NDArray[Any]:
         """(3, H, W) colours in [0, 1] of one subsample of each pixel."""
         real = self.precision
-        parameters = {name: real(value) for name, value in zip(raster.names, column, strict=True)}
+        parameters = {name: self.number(value) for name, value in zip(raster.names, column, strict=True)}
         formula, colouring = raster.formula, raster.colouring
-        noise = np.random.default_rng(self.noise_seed)
         with np.errstate(all="ignore"):
-            x, y = plane(raster, parameters, across, down, real)
+            x, y = plane(raster, parameters, across, down, real, self.number)
             zr, zi, cr, ci = (real(1.0) * part + (x - x) for part in call(formula.start, parameters, x=x, y=y))
             pr, pi = zr, zi
             alive = np.ones(x.shape, bool)
@@ -63,9 +63,6 @@ class ReferenceRenderer:
                 new_r, new_i = call(
                     formula.step, parameters, zr=zr, zi=zi, cr=cr, ci=ci, pr=pr, pi=pi, n=real(n)
                 )  # fmt: skip
-                if self.rounding:
-                    new_r = new_r * (1.0 + self.rounding * noise.uniform(-1.0, 1.0, x.shape))
-                    new_i = new_i * (1.0 + self.rounding * noise.uniform(-1.0, 1.0, x.shape))
                 pr, pi = np.where(alive, zr, pr), np.where(alive, zi, pi)
                 zr, zi = np.where(alive, new_r, zr), np.where(alive, new_i, zi)
                 if colouring.observe:
@@ -81,22 +78,22 @@ class ReferenceRenderer:
                 if not raster.runs_through:
                     alive &= inside
             colours = call(
-                colouring.paint, {**parameters, **kept}, count=count,
+                colouring.paint, {**parameters, **kept}, count=self.number(count),
                 inside=(count == raster.iterations).astype(real), zr=zr, zi=zi, pr=pr, pi=pi,
-                iterations=real(raster.iterations), radius=real(raster.radius),
-                degree=real(formula.degree), tolerance=real(formula.tolerance),
+                iterations=self.number(raster.iterations), radius=self.number(raster.radius),
+                degree=self.number(formula.degree), tolerance=self.number(formula.tolerance),
             )  # fmt: skip
             shown = np.stack([channel + (x - x) for channel in colours])
-            return np.clip(np.where(np.isnan(shown), 0.0, shown), 0.0, 1.0).astype(real)
+            return np.minimum(np.maximum(np.where(np.isnan(shown), real(0.0), shown), real(0.0)), real(1.0))
 
 
 def plane(
-    raster: Raster, parameters: Mapping[str, Any], across: float, down: float, real: type
+    raster: Raster, parameters: Mapping[str, Any], across: float, down: float, real: type, number: Callable[[Any], Any]
 ) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
     """(H, W) coordinates of each pixel's subsample in the formula's plane."""
-    u0, u_column, u_row, v0, v_column, v_row = (real(value) for value in raster.grid())
-    columns = np.arange(raster.width, dtype=real)[None, :] + real(across)
-    rows = np.arange(raster.height, dtype=real)[:, None] + real(down)
+    u0, u_column, u_row, v0, v_column, v_row = (number(value) for value in raster.grid())
+    columns = np.arange(raster.width, dtype=real)[None, :] + number(across)
+    rows = np.arange(raster.height, dtype=real)[:, None] + number(down)
     u = u0 + u_column * columns + u_row * rows
     v = v0 + v_column * columns + v_row * rows
     return view_to_plane(
