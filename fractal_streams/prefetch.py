@@ -1,0 +1,77 @@
+"""Rendering ahead: work on a stream of its own while its consumer uses the work before it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any, Protocol, TypeVar
+
+from fractal_streams.batch import Batch
+from fractal_streams.errors import missing_extra
+
+try:
+    import torch
+except ImportError:
+    raise missing_extra("torch", "torch") from None
+
+T = TypeVar("T")
+
+
+class Lane(Protocol):
+    """Where work runs beside its consumer; `CudaLane` is the real one."""
+
+    def launch(self, work: Callable[[], T]) -> tuple[T, Any]:
+        """What the work returns, and an event that comes when it is done."""
+
+    def settle(self, event: Any) -> None:
+        """Returns once the event has come."""
+
+    def consumer(self) -> Any:
+        """Where the caller's own work runs now."""
+
+    def admit(self, batch: Batch, event: Any, consumer: Any) -> None:
+        """Lets the consumer use the batch from the event on, and keeps the batch's memory until it has."""
+
+
+class CudaLane:
+    """A CUDA stream beside the one that the model runs on."""
+
+    def __init__(self, device: str) -> None:
+        self.device = torch.device(device)
+        self.side = torch.cuda.Stream(self.device)
+        self.side.wait_stream(torch.cuda.current_stream(self.device))
+
+    def launch(self, work: Callable[[], T]) -> tuple[T, Any]:
+        with torch.cuda.stream(self.side):
+            result = work()
+            event = torch.cuda.Event()
+            event.record(self.side)
+        return result, event
+
+    def settle(self, event: Any) -> None:
+        event.synchronize()
+
+    def consumer(self) -> Any:
+        return torch.cuda.current_stream(self.device)
+
+    def admit(self, batch: Batch, event: Any, consumer: Any) -> None:
+        consumer.wait_event(event)
+        for tensor in (batch.index, batch.images, batch.labels, *batch.latents.values()):
+            tensor.record_stream(consumer)
+
+
+def ahead(jobs: Iterator[Callable[[], T]], lane: Lane) -> Iterator[tuple[T, Any]]:
+    """What each job returns with its event, the next job launched before it is handed over.
+
+    A job is launched once the one before it is done: a host that runs ahead of its GPU keeps two
+    results in flight and no more.
+    """
+    waiting: tuple[T, Any] | None = None
+    for job in jobs:
+        if waiting is not None:
+            lane.settle(waiting[1])
+        launched = lane.launch(job)
+        if waiting is not None:
+            yield waiting
+        waiting = launched
+    if waiting is not None:
+        yield waiting

@@ -1,0 +1,374 @@
+"""Streams as torch datasets: an iterable one that shards and resumes, and a map-style one.
+
+Both are sources of integers in front of `Stream.generate`. On a GPU stream the iterable one renders
+a chunk of batches ahead on a CUDA stream of its own.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+from fractal_streams.batch import Batch
+from fractal_streams.device import refuse_worker
+from fractal_streams.errors import IndexRangeError, InvalidValueError, VersionError, missing_extra
+from fractal_streams.fields import FIELDS, Fields, Transform, packed_batch, packed_sample, samples_of
+from fractal_streams.shard import INDEX_END, Course, Shard
+from fractal_streams.spec import one_of, whole
+from fractal_streams.stream import Stream
+
+try:
+    import torch
+    from torch.utils.data import Dataset, IterableDataset, get_worker_info
+except ImportError:
+    raise missing_extra("torch", "torch") from None
+
+from fractal_streams.prefetch import CudaLane, Lane, ahead
+
+STATE_VERSION = 1
+LAUNCH_PIXELS, MAX_CHUNK = 2**22, 4096
+"""Pixels that fill a GPU, and the most steps that are rendered together to have as many."""
+BLOCK_BYTES, MAX_BLOCK = 2**23, 256
+"""Of single samples on a CPU, the most that are rendered together."""
+SHUFFLE_LIMIT = 10**7
+EPOCH, IN_WORKERS, ENDED, SLOTS = 0, 1, 2, 64
+
+
+class StreamDataset(IterableDataset[Any]):
+    """A stream for a DataLoader: sharded over ranks and workers, resumed from one integer.
+
+    Args:
+        stream: any `Stream`.
+        batch_size: samples of one rank in one step, for ready batches: use `DataLoader(..., batch_size=None)`.
+            None gives single samples, for a DataLoader that batches. With worker processes only ready
+            batches keep the order of the stream; single samples keep the set.
+        start: samples that all ranks together consumed so far: where to go on, with any batch size, world
+            size and number of workers.
+        length: samples of an epoch; each epoch holds indices 0 to length - 1. If `start` lies inside an
+            epoch, an iteration is the rest of it, until `set_epoch` names another. None is endless: every
+            iteration begins at `start`, so keep one iterator for all of training.
+        shard: rank and world size; None asks `Shard.detect` when iteration begins. Don't give the
+            DataLoader to `accelerator.prepare`, which would take shares of a share.
+        fields: "pair" gives (images, labels); "dict" also "index" and "latents", a dict by name (its keys
+            are "image" and "label" for a single sample); "batch" a `Batch` of tensors, or a `Sample`.
+        transform: applied to the images: (B, 3, H, W) of a batch, (3, H, W) of a single sample.
+        drop_last: an epoch leaves out a last step that is not full. Without it that step is clipped, and
+            one rank may have a step more than another.
+
+    A stream on a GPU renders in the main process (`num_workers=0`, no `pin_memory`), on a CUDA stream of
+    its own, a chunk of batches ahead; batches are slices of the chunk.
+
+    Raises:
+        InvalidValueError: a value out of its range, named.
+        DeviceError: when iteration begins, a stream on a GPU in a worker process.
+
+    Example:
+        >>> from fractal_streams import StreamDataset, open_stream
+        >>> from torch.utils.data import DataLoader
+        >>> stream = open_stream("fractal-10", device="cpu", height=8, width=8)
+        >>> images, labels = next(iter(DataLoader(StreamDataset(stream, batch_size=4), batch_size=None)))
+        >>> images.shape, images.dtype, labels.shape
+        (torch.Size([4, 3, 8, 8]), torch.uint8, torch.Size([4]))
+    """
+
+    def __init__(
+        self,
+        stream: Stream,
+        batch_size: int | None = None,
+        *,
+        start: int = 0,
+        length: int | None = None,
+        shard: Shard | None = None,
+        fields: Fields = "pair",
+        transform: Transform | None = None,
+        drop_last: bool = False,
+    ) -> None:
+        self.stream = checked_stream(stream)
+        self.batch_size = None if batch_size is None else whole(batch_size, "batch_size", 1, 2**31 - 1, "samples")
+        self.start = whole(start, "start", 0, INDEX_END - 1, "samples consumed")
+        self.length = None if length is None else whole(length, "length", 1, INDEX_END - 1, "samples")
+        if shard is not None and not isinstance(shard, Shard):
+            raise InvalidValueError(f"shard must be a Shard(rank, world_size) or None, got {shard!r}")
+        one_of(fields, "fields", FIELDS)
+        self.shard = shard
+        self.fields = fields
+        self.transform = transform
+        self.drop_last = bool(drop_last)
+        self._digest = stream.digest()
+        self._loaded: dict[str, int] | None = None
+        self._course: Course | None = None
+        self._step = 0
+        self._parent: tuple[int, Shard] | None = None
+        # Shared memory: persistent workers see `set_epoch`, and new workers what the last ones ended.
+        self._shared = torch.zeros(ENDED + SLOTS, dtype=torch.int64).share_memory_()
+        self._shared[EPOCH] = self.start // self.length if self.length else 0
+
+    def __getstate__(self) -> dict[str, Any]:
+        # A spawned worker has no process group to ask: its parent's answer travels with it.
+        parent = (os.getpid(), Shard.detect()) if self.shard is None else None
+        return {**self.__dict__, "_parent": parent}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._shared.share_memory_()
+
+    def __len__(self) -> int:
+        """Items that an iteration begun now gives on this rank, over all its workers.
+
+        Raises:
+            TypeError: the dataset is endless.
+        """
+        if self.length is None:
+            raise TypeError("an endless StreamDataset has no len(): give it length=, or count steps instead of epochs")
+        return self._outset().count
+
+    def __iter__(self) -> Iterator[Any]:
+        refuse_worker(self.stream.device)
+        info = get_worker_info()
+        worker, workers = (info.id, info.num_workers) if info else (0, 1)
+        course = replace(self._outset(), stride=workers)
+        if self._loaded is None and self.length and course.base and self._shared[ENDED + worker % SLOTS]:
+            epoch = self._epoch(course)
+            raise InvalidValueError(
+                f"start={self.start} lies inside epoch {epoch} of {self.length} samples, whose rest was given out: call "
+                f"dataset.set_epoch({epoch + 1}) before the next epoch, or set_epoch({epoch}) to repeat that rest"
+            )
+        self._step = (self._loaded or {}).get("step", worker)
+        self._course, self._loaded = course, None
+        self._shared[IN_WORKERS] = int(info is not None)
+        return self._walk(course, worker)
+
+    @property
+    def position(self) -> int:
+        """Samples that all ranks together consumed, epoch * length of them before this epoch: the next `start`.
+
+        Raises:
+            InvalidValueError: worker processes iterate, and run ahead of the loop: see `position_after`.
+        """
+        if get_worker_info() is None and self._shared[IN_WORKERS]:
+            raise InvalidValueError(
+                "worker processes read this dataset and run ahead of the loop, so its position is not known here: "
+                "count the batches received and ask dataset.position_after(count)"
+            )
+        return self._course.position(self._step) if self._course else self._outset().position(0)
+
+    def position_after(self, items: int) -> int:
+        """Samples that all ranks together consumed after so many items of an iteration, whatever the workers.
+
+        Args:
+            items: batches (single samples if batch_size is None) that each rank received since an iteration
+                of this dataset, as it was built and of the epoch it is in, began.
+
+        Example:
+            >>> from fractal_streams import Shard, StreamDataset, open_stream
+            >>> stream = open_stream("fractal-10", device="cpu")
+            >>> StreamDataset(stream, 512, start=1024, shard=Shard(0, 8)).position_after(3)
+            13312
+        """
+        return self._outset().position(whole(items, "items", 0, INDEX_END, "items received"))
+
+    def set_epoch(self, epoch: int) -> None:
+        """Names the epoch of the iterations to come, in persistent workers too.
+
+        All epochs hold the same samples; the one that `start` lies in begins at `start`, others at index 0.
+        An endless stream has one epoch, and nothing changes.
+        """
+        whole(epoch, "epoch", 0, INDEX_END, "")
+        if self.length is not None:
+            self._shared[EPOCH] = epoch
+            self._shared[ENDED:] = 0
+            self._course = None
+            if self._loaded and self._loaded["epoch"] != epoch:
+                self._loaded = None
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where iteration stands in this process, for torchdata's StatefulDataLoader.
+
+        In the main process "position" is an integer that any batch size and world size can go on from.
+        A worker process adds its own step, which needs the same workers, batch size and world size.
+        """
+        course, info = self._course or self._outset(), get_worker_info()
+        state = {"version": STATE_VERSION, "stream": self._digest, "length": self.length, "epoch": self._epoch(course)}
+        if info is None:
+            return {**state, "position": self.position}
+        return {**state, "position": course.position(0), "step": self._step, **self._layout(course.shard)}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Makes the next iteration go on where `state_dict` stood.
+
+        Raises:
+            VersionError: made by a newer version of this package.
+            InvalidValueError: of another stream or length; or a worker's, and the loader differs.
+        """
+        check_state(state, self._digest, self.length)
+        if "step" in state:
+            for name, here in self._layout(self._here()).items():
+                if state.get(name) != here:
+                    raise InvalidValueError(
+                        f"this state was saved with {name}={state.get(name)}, here {name}={here}: make the same "
+                        f"loader, or StreamDataset(..., start=N) with N = dataset.position_after(batches received)"
+                    )
+        self._course = None
+        self._loaded = {name: state[name] for name in ("position", "epoch", "step") if name in state}
+
+    def _layout(self, shard: Shard) -> dict[str, int]:
+        """What the steps of a worker process depend on."""
+        info = get_worker_info()
+        own = {"worker": info.id, "workers": info.num_workers} if info else {"worker": 0, "workers": 0}
+        return {**own, "batch_size": self.batch_size or 0, "world_size": shard.world_size}
+
+    def _here(self) -> Shard:
+        """The shard given, else what the parent of this worker process found, else what is found here."""
+        parent = multiprocessing.parent_process()
+        if self.shard is None and self._parent and parent and parent.pid == self._parent[0]:
+            return self._parent[1]
+        return self.shard or Shard.detect()
+
+    def _outset(self) -> Course:
+        """The course of an iteration that begins now."""
+        course = Course(shard=self._here(), batch_size=self.batch_size or 1)
+        position = self._loaded["position"] if self._loaded else self.start
+        if self.length is None:
+            return replace(course, base=position)
+        origin = (self._loaded["epoch"] if self._loaded else int(self._shared[EPOCH])) * self.length
+        # A state may stand at the very end of its epoch; a start there begins the next one.
+        inside = 0 <= position - origin < self.length + bool(self._loaded)
+        base = position - origin if inside else 0
+        return replace(course, origin=origin, base=base, end=self.length, drop_last=self.drop_last)
+
+    def _epoch(self, course: Course) -> int:
+        return course.origin // self.length if self.length else 0
+
+    def _walk(self, course: Course, worker: int) -> Iterator[Any]:
+        """The items of a course; what an item leaves behind is noted before it is handed out."""
+        lane, size = self._lane(), self.batch_size
+        jobs = self._jobs(course, lane is not None)
+        chunks = ((job(), None) for job in jobs) if lane is None else ahead(jobs, lane)
+        for (batch, steps), event in chunks:
+            admitted = samples = None
+            for place, step in enumerate(steps):
+                if lane is not None and (consumer := lane.consumer()) != admitted:
+                    lane.admit(batch, event, consumer)
+                    admitted = consumer
+                self._step = step + course.stride
+                if size is not None:
+                    yield packed_batch(batch, slice(place * size, (place + 1) * size), self.fields, self.transform)
+                    continue
+                samples = samples or samples_of(batch)
+                yield packed_sample(samples[place], self.fields, self.transform)
+        self._shared[ENDED + worker % SLOTS] = 1
+
+    def _lane(self) -> Lane | None:
+        return CudaLane(self.stream.device) if self.stream.device.startswith("cuda") else None
+
+    def _jobs(self, course: Course, chunked: bool) -> Iterator[Callable[[], tuple[Batch, range]]]:
+        """Renderings of runs of steps: one step to see how large a picture is, then as many as are worth it."""
+        pixels = size = 0
+
+        def render(steps: range) -> tuple[Batch, range]:
+            nonlocal pixels, size
+            batch = self.stream.generate(course.indices(steps))
+            batch = (replace(batch, latents={}) if self.fields == "pair" else batch).torch()
+            pixels = max(1, batch.images[0].numel() // 3)
+            size = max(1, batch.images[0].nbytes)
+            return batch, steps
+
+        step, number = self._step, 1
+        while steps := course.steps(step, number):
+            yield partial(render, steps)
+            step = steps[-1] + course.stride
+            if chunked:
+                number = min(MAX_CHUNK, -(-LAUNCH_PIXELS // (pixels * course.batch_size)))
+            elif self.batch_size is None:
+                number = min(MAX_BLOCK, max(1, BLOCK_BYTES // size), 2 * number)
+
+
+class IndexedStream(Dataset[Any]):
+    """The first samples of a stream as a map-style dataset; `__getitems__` renders a batch in one call.
+
+    Args:
+        stream: any `Stream`.
+        length: `len()` of the dataset. Above 10**7 it warns that `shuffle=True` lists all indices in memory.
+        fields, transform: as in `StreamDataset`, of single samples.
+
+    Raises:
+        InvalidValueError: a value out of its range, named.
+        IndexRangeError: on access, an index outside [0, length).
+
+    Example:
+        >>> from fractal_streams import IndexedStream, open_stream
+        >>> dataset = IndexedStream(open_stream("fractal-10", device="cpu", height=8, width=8), length=1000)
+        >>> image, label = dataset[7]
+        >>> image.shape, type(label), len(dataset)
+        (torch.Size([3, 8, 8]), <class 'int'>, 1000)
+    """
+
+    def __init__(
+        self,
+        stream: Stream,
+        length: int = 50_000,
+        *,
+        fields: Fields = "pair",
+        transform: Transform | None = None,
+    ) -> None:
+        self.stream = checked_stream(stream)
+        self.length = whole(length, "length", 1, INDEX_END - 1, "samples")
+        one_of(fields, "fields", FIELDS)
+        self.fields = fields
+        self.transform = transform
+        if length > SHUFFLE_LIMIT:
+            warnings.warn(
+                f"shuffle=True or a DistributedSampler would list all {length} indices of this IndexedStream in memory; "
+                f"samples are independent, so pass shuffle=False, RandomSampler(dataset, replacement=True, "
+                f"num_samples=n), or use StreamDataset",
+                stacklevel=2,
+            )
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __getitem__(self, index: int) -> Any:
+        return self.__getitems__([index])[0]
+
+    def __getitems__(self, indices: Sequence[int]) -> list[Any]:
+        """The samples of the indices, in their order; DataLoader asks for each batch so."""
+        refuse_worker(self.stream.device)
+        wanted = [whole(int(index), "index", -INDEX_END, INDEX_END, "") for index in indices]
+        for index in wanted:
+            if not 0 <= index < self.length:
+                raise IndexRangeError(f"index must lie in [0, {self.length}), got {index}")
+        samples = samples_of(self.stream.generate(wanted).torch())
+        return [packed_sample(sample, self.fields, self.transform) for sample in samples]
+
+
+def checked_stream(stream: object) -> Stream:
+    """The stream; an `InvalidValueError` if it is none."""
+    if not isinstance(stream, Stream):
+        raise InvalidValueError(
+            f"stream must be a Stream, got {type(stream).__name__}; open_stream(name) gives one of a preset"
+        )
+    return stream
+
+
+def check_state(state: Mapping[str, Any], digest: str, length: int | None) -> None:
+    """Refuse what is no state, or one of a newer version, another stream or another length."""
+    missing = {"version", "stream", "length", "epoch", "position"} - set(state)
+    if missing:
+        raise InvalidValueError(f"not a state of a StreamDataset: it has no {', '.join(sorted(missing))}")
+    if state["version"] != STATE_VERSION:
+        raise VersionError(
+            f"state version {state['version']!r} is not {STATE_VERSION}: use the fractal-streams version that saved it"
+        )
+    for name, here in (("stream", digest), ("length", length)):
+        if state[name] != here:
+            raise InvalidValueError(
+                f"this state was saved with {name} {state[name]}, this dataset has {name} {here}: open the same stream "
+                f"with the same length, or begin anew with start="
+            )
+    whole(state["epoch"], "epoch of the state", 0, INDEX_END, "")
+    whole(state["position"], "position of the state", 0, 2**127, "samples consumed")
