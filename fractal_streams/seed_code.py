@@ -71,10 +71,9 @@ class SeedCodeSpec:
 
     def __post_init__(self) -> None:
         whole(self.num_classes, "num_classes", 1, MAX_CLASSES, "classes")
-        if self.samples_per_class is not None:
-            whole(self.samples_per_class, "samples_per_class", 1, 2**31 - 1, "samples")
-        if self.frames is not None:
-            whole(self.frames, "frames", 1, 4096, "frames")
+        for name, most in (("samples_per_class", 2**31 - 1), ("frames", 4096)):
+            if getattr(self, name) is not None:
+                object.__setattr__(self, name, whole(getattr(self, name), name, 1, most, ""))
         if self.height != self.width:
             raise InvalidValueError(
                 f"the original drew square pictures only, got height {self.height} and width {self.width}; "
@@ -96,8 +95,8 @@ class SeedCodeSpec:
         """The geometry and colours of its pictures."""
         return StreamSpec(
             formulas=("polynomial_power",), colouring="three_phase_sine", num_classes=self.num_classes,
-            labels="balanced", class_parameters=COEFFICIENTS, height=self.height, width=self.width, iterations=self.iterations,
-            radius=self.radius, counting="visits", orientation="matrix",
+            labels="balanced", class_parameters=COEFFICIENTS, height=self.height, width=self.width,
+            iterations=self.iterations, radius=self.radius, counting="visits", orientation="matrix",
         )  # fmt: skip
 
     @property
@@ -145,9 +144,13 @@ class SeedCodeStream(Stream):
         (0.49625658988952637, 3.118072271347046)
     """
 
-    def __init__(self, spec: SeedCodeSpec, *, seed: int = 0, split: str = "train", device: str = "auto", **settings: Any):
+    def __init__(
+        self, spec: SeedCodeSpec, *, seed: int = 0, split: str = "train", device: str = "auto", **settings: Any
+    ) -> None:
         if not isinstance(spec, SeedCodeSpec):
-            raise InvalidValueError(f"spec must be a SeedCodeSpec, got {type(spec).__name__}; presets open by open_stream")
+            raise InvalidValueError(
+                f"spec must be a SeedCodeSpec, got {type(spec).__name__}; presets open by open_stream"
+            )
         self.spec = spec
         self.still = StillStream(spec.still, seed=seed, split=split, device=device, **settings)
         self.seed, self.split, self.device = self.still.seed, self.still.split, self.still.device

@@ -89,12 +89,13 @@ class VideoSpec:
     def _check_speed(self) -> None:
         if self.path != "constant_speed":
             if self.speed is not None:
-                raise InvalidValueError(f"speed belongs to path='constant_speed', got {self.speed!r} with {self.path!r}")
+                raise InvalidValueError(f"speed is of path='constant_speed', got {self.speed!r} with {self.path!r}")
             return
         most = 1.0 / max(self.frames - 1, 1)
         if isinstance(self.speed, bool) or not isinstance(self.speed, Real) or not 0.0 < self.speed <= most:
             raise InvalidValueError(
-                f"speed must lie in (0, {most:g}], so that {self.frames} frames stay inside the priors, got {self.speed!r}"
+                f"speed must lie in (0, {most:g}], so that {self.frames} frames stay inside the priors, "
+                f"got {self.speed!r}"
             )
         object.__setattr__(self, "speed", float(self.speed))
 
@@ -259,7 +260,9 @@ class VideoStream(Stream):
         True
     """
 
-    def __init__(self, spec: VideoSpec, *, seed: int = 0, split: str = "train", device: str = "auto", **settings: Any):
+    def __init__(
+        self, spec: VideoSpec, *, seed: int = 0, split: str = "train", device: str = "auto", **settings: Any
+    ) -> None:
         if not isinstance(spec, VideoSpec):
             raise InvalidValueError(f"spec must be a VideoSpec, got {type(spec).__name__}; presets open by open_stream")
         self.spec = spec
