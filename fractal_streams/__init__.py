@@ -15,14 +15,17 @@ if TYPE_CHECKING:
     from fractal_streams.batch import Batch as Batch, Sample as Sample
     from fractal_streams.colouring import Colouring as Colouring
     from fractal_streams.formulas import Formula as Formula, Parameter as Parameter, formula as formula
+    from fractal_streams.mixture import Mixture as Mixture
     from fractal_streams.presets import open_stream as open_stream
     from fractal_streams.seed_code import SeedCodeSpec as SeedCodeSpec, SeedCodeStream as SeedCodeStream
     from fractal_streams.seed_interface import (
         FractalImageDataset as FractalImageDataset,
         FractalVideoDataset as FractalVideoDataset,
     )
+    from fractal_streams.shard import Shard as Shard
     from fractal_streams.spec import StreamSpec as StreamSpec
     from fractal_streams.stream import StillStream as StillStream, Stream as Stream
+    from fractal_streams.torch_data import IndexedStream as IndexedStream, StreamDataset as StreamDataset
     from fractal_streams.video import VideoSpec as VideoSpec, VideoStream as VideoStream
 
 __version__ = "0.1.0"
@@ -33,12 +36,16 @@ _HOME = {
     "Formula": "formulas",
     "FractalImageDataset": "seed_interface",
     "FractalVideoDataset": "seed_interface",
+    "IndexedStream": "torch_data",
+    "Mixture": "mixture",
     "Parameter": "formulas",
     "Sample": "batch",
     "SeedCodeSpec": "seed_code",
     "SeedCodeStream": "seed_code",
+    "Shard": "shard",
     "StillStream": "stream",
     "Stream": "stream",
+    "StreamDataset": "torch_data",
     "StreamSpec": "spec",
     "VideoSpec": "video",
     "VideoStream": "video",

@@ -189,7 +189,7 @@ def whole_weights(weights: Sequence[float], count: int) -> tuple[int, ...]:
         raise InvalidValueError(f"weights: one for each of the {count} streams, got {len(given)}")
     for weight in given:
         if not isinstance(weight, Real) or isinstance(weight, bool) or not math.isfinite(weight) or weight <= 0:
-            raise InvalidValueError(f"each weight must be a finite number above 0, got {weight!r}; leave that stream out")
+            raise InvalidValueError(f"each weight must be a finite number above 0, got {weight!r}; leave it out")
     exact = [Fraction(weight) for weight in given]
     if any(weight.denominator > 1 for weight in exact):
         exact = [Fraction(round(weight / sum(exact) * PARTS)) for weight in exact]

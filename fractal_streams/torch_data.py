@@ -135,8 +135,8 @@ class StreamDataset(IterableDataset[Any]):
         if self._loaded is None and self.length and course.base and self._shared[ENDED + worker % SLOTS]:
             epoch = self._epoch(course)
             raise InvalidValueError(
-                f"start={self.start} lies inside epoch {epoch} of {self.length} samples, whose rest was given out: call "
-                f"dataset.set_epoch({epoch + 1}) before the next epoch, or set_epoch({epoch}) to repeat that rest"
+                f"start={self.start} lies inside epoch {epoch} of {self.length} samples, whose rest was given out: "
+                f"call dataset.set_epoch({epoch + 1}) before the next epoch, or set_epoch({epoch}) to repeat that rest"
             )
         self._step = (self._loaded or {}).get("step", worker)
         self._course, self._loaded = course, None
@@ -323,7 +323,7 @@ class IndexedStream(Dataset[Any]):
         self.transform = transform
         if length > SHUFFLE_LIMIT:
             warnings.warn(
-                f"shuffle=True or a DistributedSampler would list all {length} indices of this IndexedStream in memory; "
+                f"shuffle=True or a DistributedSampler would list all {length} indices of this dataset in memory; "
                 f"samples are independent, so pass shuffle=False, RandomSampler(dataset, replacement=True, "
                 f"num_samples=n), or use StreamDataset",
                 stacklevel=2,
