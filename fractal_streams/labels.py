@@ -9,7 +9,7 @@ def class_title(spec: Any, label: int) -> str:
     """The name of a class: its formula where formulas are the classes, else its number.
 
     Args:
-        spec: any spec; one with several `formulas` has class k of formula k modulo their number.
+        spec: of stills or clips; one with several `formulas` has class k of formula k modulo their number.
         label: 0 to num_classes - 1.
 
     Example:
@@ -19,8 +19,9 @@ def class_title(spec: Any, label: int) -> str:
         >>> class_title(StreamSpec(formulas="polynomial_power", num_classes=10), 7)
         'class 7'
     """
-    formulas = tuple(getattr(spec, "formulas", ()))
+    still = getattr(spec, "still", spec)
+    formulas = tuple(getattr(still, "formulas", ()))
     if len(formulas) < 2:
         return f"class {label}"
     name = formulas[label % len(formulas)].rpartition(":")[2]
-    return name if spec.num_classes <= len(formulas) else f"{name} {label // len(formulas)}"
+    return name if still.num_classes <= len(formulas) else f"{name} {label // len(formulas)}"

@@ -10,6 +10,9 @@ samples come from them, so that a script may filter, poison or relabel as it wou
 
 from __future__ import annotations
 
+import itertools
+import math
+import multiprocessing
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -23,13 +26,16 @@ import numpy.typing as npt
 from fractal_streams.device import resolve_device
 from fractal_streams.errors import IndexRangeError, InvalidValueError, missing_extra, unknown_name
 from fractal_streams.labels import class_title
+from fractal_streams.luma import luma
 from fractal_streams.presets import find_preset, open_stream
-from fractal_streams.spec import one_of, whole
+from fractal_streams.shard import Shard
+from fractal_streams.spec import StreamSpec, one_of, whole
 from fractal_streams.stream import Stream
 
 try:
     import torch
     from PIL import Image
+    from torch.utils.data import IterableDataset, get_worker_info
     from torchvision.datasets import CIFAR10, CIFAR100, MNIST, ImageNet, VisionDataset
     from tqdm.auto import tqdm
 except ImportError as error:
@@ -59,21 +65,21 @@ class Generated(VisionDataset):
         train: True is the stream's split "train", False its split "test".
         transform, target_transform: as in torchvision, applied to the PIL image and to the int.
         download: accepted, does nothing.
-        length: samples; None is as many as the original has.
+        length: samples; None is as many as the original has; for a stream without end see `endless`.
         seed: names the stream's randomness; the classes of a seed are the same in both splits.
         device: "auto" renders on a GPU in the main process and on the CPU in worker processes.
         overrides: fields of the preset's spec, such as num_classes, priors, iterations or colouring.
 
     Raises:
-        InvalidValueError: a length, seed or override outside its range.
-        UnknownNameError: an override that the spec does not have.
+        InvalidValueError, UnknownNameError: names the argument, the value and what is allowed.
         DeviceError: a GPU asked for by name that is not there, or from within a worker process.
     """
 
     preset: ClassVar[str]
     lengths: ClassVar[tuple[int, int]]
-    """Samples in the original's training and test sets."""
     held_out: ClassVar[str] = "test"
+    _levels: Callable[[UInt8], UInt8] = staticmethod(np.asarray)
+    _target: Callable[[Any], Any] = staticmethod(lambda target: target)
 
     def __init__(
         self,
@@ -88,33 +94,52 @@ class Generated(VisionDataset):
         device: str = "auto",
         **overrides: Any,
     ) -> None:
-        VisionDataset.__init__(self, root, transform=transform, target_transform=target_transform)  # type: ignore[arg-type]
+        VisionDataset.__init__(self, root, transform=transform, target_transform=target_transform)
         self.train = bool(train)
+        if length in (math.inf, "endless"):
+            raise InvalidValueError(f"length={length!r}: for no end use {type(self).__name__}.endless(...)")
         self.length = whole(self.lengths[not train] if length is None else length, "length", 1, sys.maxsize, "samples")
         self.seed = whole(seed, "seed", 0, 2**64 - 1, "")
         self.device = device
         self.overrides = overrides
         self._opened: tuple[int, Stream] | None = None
-        known = type(find_preset(self.preset)).__dataclass_fields__
-        for name in overrides:
-            if name not in known:
-                raise unknown_name("keyword", name, (*known, "length", "seed", "device"))
+        for name in overrides.keys() - StreamSpec.__dataclass_fields__.keys():
+            raise unknown_name("keyword", name, (*StreamSpec.__dataclass_fields__, "length", "seed", "device"))
         self.num_classes = self.spec.num_classes
         if device != "auto":
             resolve_device(device)
 
+    @classmethod
+    def endless(cls, *arguments: Any, batch_size: int = 64, start: int = 0, **settings: Any) -> EndlessDataset:
+        """The same samples in their order and without end, for a DataLoader that does not shuffle.
+
+        Args:
+            arguments, settings: of the constructor, without `length`.
+            batch_size: samples rendered at once; the loader's own, and their order is the same with any
+                number of workers.
+            start: index to begin at, 0 or more.
+
+        Example:
+            >>> image, target = next(iter(FractalCIFAR10.endless("./data", train=True)))
+            >>> image.size
+            (32, 32)
+        """
+        if "length" in settings:
+            raise InvalidValueError(f"{cls.__name__}.endless has no end: leave out length={settings['length']!r}")
+        return EndlessDataset(cls(*arguments, length=sys.maxsize, **settings), batch_size, start)
+
     @property
-    def spec(self) -> Any:
+    def spec(self) -> StreamSpec:
         """What is drawn: the preset's spec with the overrides."""
-        return find_preset(self.preset).replace(**self.overrides)
+        spec: StreamSpec = find_preset(self.preset)
+        return spec.replace(**self.overrides)
 
     @property
     def stream(self) -> Stream:
         """Where the pictures come from; opened anew in each process, so that none uses its parent's threads or GPU."""
         if self._opened is None or self._opened[0] != os.getpid():
-            split = "train" if self.train else self.held_out
-            opened = open_stream(self.spec, seed=self.seed, split=split, device=self.device, channels_last=True)
-            self._opened = (os.getpid(), opened)
+            asked = {"seed": self.seed, "split": "train" if self.train else self.held_out, "device": self.device}
+            self._opened = (os.getpid(), open_stream(self.spec, channels_last=True, **asked))
         return self._opened[1]
 
     @_lazy
@@ -170,13 +195,11 @@ class Generated(VisionDataset):
     def _items(self, indices: Sequence[int]) -> Iterator[tuple[Any, Any]]:
         """Transformed samples, one after the other."""
         count = len(self)
-        places = []
-        for index in indices:
-            place = index.__index__()
+        places = [index.__index__() for index in indices]
+        for place in places:
             if not -count <= place < count:
                 raise IndexRangeError(f"index {place} is outside a dataset of {count}: give -{count} to {count - 1}")
-            places.append(place % count)
-        for image, target in self._samples(places):
+        for image, target in self._samples([place % count for place in places]):
             shown = image if self.transform is None else self.transform(image)
             yield shown, target if self.target_transform is None else self.target_transform(target)
 
@@ -191,26 +214,16 @@ class Generated(VisionDataset):
             batch = self.stream.generate(places).numpy()
             pictures, labels = self._levels(batch.images), batch.labels.tolist()
         if self._holds("targets"):
-            labels = (self._target(place) for place in places)
+            labels = (self._target(self.targets[place]) for place in places)
         return zip(map(Image.fromarray, pictures), labels, strict=True)
 
-    def _target(self, place: int) -> Any:
-        return self.targets[place]
-
-    def _levels(self, images: UInt8) -> UInt8:
-        """Of (B, H, W, 3) rendered levels, what a PIL image is made of."""
-        return images
-
     def _all_pictures(self) -> UInt8:
-        pictures: UInt8 | None = None
+        empty = self._levels(np.empty((0, self.spec.height, self.spec.width, 3), np.uint8))
+        pictures = np.empty((self.length, *empty.shape[1:]), np.uint8)
         blocks = range(0, self.length, BLOCK)
         for first in tqdm(blocks, f"{type(self).__name__} data", unit="block", delay=2.0, disable=None, leave=False):
             last = min(first + BLOCK, self.length)
-            part = self._levels(self.stream.generate(range(first, last)).numpy().images)
-            if pictures is None:
-                pictures = np.empty((self.length, *part.shape[1:]), np.uint8)
-            pictures[first:last] = part
-        assert pictures is not None
+            pictures[first:last] = self._levels(self.stream.generate(range(first, last)).numpy().images)
         return pictures
 
 
@@ -253,6 +266,7 @@ class FractalMNIST(Generated, MNIST):
 
     preset = "fractal-mnist"
     lengths = (60_000, 10_000)
+    _levels, _target = staticmethod(luma), staticmethod(int)
 
     @_lazy
     def data(self) -> torch.Tensor:
@@ -263,12 +277,6 @@ class FractalMNIST(Generated, MNIST):
     def targets(self) -> torch.Tensor:
         """(N,) int64 tensor of the classes; nothing is rendered for it."""
         return torch.from_numpy(self.stream.labels(range(self.length)))
-
-    def _target(self, place: int) -> int:
-        return int(self.targets[place])
-
-    def _levels(self, images: UInt8) -> UInt8:
-        return luma(images)
 
     def _check_exists(self) -> bool:
         return True
@@ -319,14 +327,11 @@ class FractalImageNet(Generated, ImageNet):
         return {name: label for label, names in enumerate(self.classes) for name in names}
 
     @_lazy
-    def wnids(self) -> list[str]:
-        """An identifier for each class, in the form of WordNet's."""
-        return [f"f{label:08d}" for label in range(self.num_classes)]
-
-    @_lazy
     def wnid_to_idx(self) -> dict[str, int]:
-        """Number of each class by its identifier."""
-        return {name: label for label, name in enumerate(self.wnids)}
+        """Number of each class by an identifier in WordNet's form; `wnids` lists these."""
+        return {f"f{label:08d}": label for label in range(self.num_classes)}
+
+    wnids = property(lambda self: list(self.wnid_to_idx))
 
     @_lazy
     def samples(self) -> list[tuple[str, int]]:
@@ -339,10 +344,7 @@ class FractalImageNet(Generated, ImageNet):
         """Not there, as in torchvision: the pictures of this many samples fit no memory."""
         raise AttributeError(f"{type(self).__name__} has no `data`: read samples by index")
 
-    @property
-    def imgs(self) -> list[tuple[str, int]]:
-        """The same as `samples`."""
-        return self.samples
+    imgs = property(lambda self: self.samples)
 
     def loader(self, path: str) -> Any:
         """The PIL image of an address."""
@@ -370,15 +372,28 @@ class FractalImageNet(Generated, ImageNet):
         return map(Image.fromarray, self.stream.generate([int(number) for number in numbers]).numpy().images)
 
 
-def luma(images: UInt8) -> UInt8:
-    """(..., H, W) grey levels of (..., H, W, 3) colours by ITU-R BT.601's luma, as PIL's convert("L") has it.
+class EndlessDataset(IterableDataset[tuple[Any, Any]]):
+    """Samples of `Generated` for ever, each once over all workers and ranks; made by `endless`."""
 
-    (19595 R + 38470 G + 7471 B + 32768) / 65536, rounded down; the weights are 0.299, 0.587 and
-    0.114 in units of 1/65536.
+    def __init__(self, samples: Generated, batch_size: int, start: int) -> None:
+        self.samples = samples
+        self.batch_size = whole(batch_size, "batch_size", 1, 2**31 - 1, "samples")
+        self.start = whole(start, "start", 0, sys.maxsize, "")
+        self._parent: tuple[int, Shard] | None = None
 
-    Example:
-        >>> luma(np.array([[[255, 0, 0], [255, 255, 255]]], np.uint8))
-        array([[ 76, 255]], dtype=uint8)
-    """
-    red, green, blue = (images[..., channel].astype(np.uint32) for channel in range(3))
-    return ((19595 * red + 38470 * green + 7471 * blue + 32768) >> 16).astype(np.uint8)
+    def __iter__(self) -> Iterator[tuple[Any, Any]]:
+        process, worker = multiprocessing.parent_process(), get_worker_info()
+        sent = self._parent if process and self._parent and self._parent[0] == process.pid else None
+        shard = sent[1] if sent else Shard.detect()
+        if worker is not None:
+            shard = Shard(worker.id * shard.world_size + shard.rank, worker.num_workers * shard.world_size)
+        for step in itertools.count():
+            yield from self.samples.__getitems__(shard.interval(step, self.batch_size, self.start, end=sys.maxsize))
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_parent": (os.getpid(), Shard.detect())}  # a spawned worker has no group to ask
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_") or name == "samples":
+            raise AttributeError(name)
+        return getattr(self.samples, name)

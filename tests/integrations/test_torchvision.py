@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import copy
+import itertools
+import multiprocessing
+import os
 import pickle
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,6 +16,12 @@ import pytest
 torch = pytest.importorskip("torch")
 torchvision = pytest.importorskip("torchvision")
 
+from fractal_streams.integrations.torchvision import (  # noqa: E402
+    FractalCIFAR10,
+    FractalCIFAR100,
+    FractalImageNet,
+    FractalMNIST,
+)
 from PIL import Image  # noqa: E402
 from torch.utils.data import DataLoader, Subset, random_split  # noqa: E402
 from torchvision import datasets, transforms  # noqa: E402
@@ -24,13 +34,7 @@ from fractal_streams.errors import (  # noqa: E402
     InvalidValueError,
     UnknownNameError,
 )
-from fractal_streams.integrations.torchvision import (  # noqa: E402
-    FractalCIFAR10,
-    FractalCIFAR100,
-    FractalImageNet,
-    FractalMNIST,
-    luma,
-)
+from fractal_streams.luma import luma  # noqa: E402
 
 CLASSES = {
     FractalCIFAR10: (datasets.CIFAR10, "fractal-10", 10, (50_000, 10_000)),
@@ -329,6 +333,62 @@ def test_imagenet_addresses():
     with pytest.raises(InvalidValueError, match="CLASS/INDEX"):
         dataset.loader("fractal-1k/train/f00000000/4")
     assert small(FractalImageNet, train=False).split == "val"
+
+
+def indexed(**settings):
+    """An endless dataset whose samples tell their index: a million classes in turn."""
+    shape = {"labels": "balanced", "num_classes": 10**6, "height": 8, "width": 8}
+    return FractalCIFAR10.endless(None, device="cpu", **shape, **settings)
+
+
+def targets_of(samples):
+    return [target for _, target in samples]
+
+
+@pytest.mark.filterwarnings("ignore:This DataLoader will create")
+@pytest.mark.parametrize("workers", [0, 1, 3])
+def test_endless_keeps_its_order(workers):
+    loader = DataLoader(indexed(batch_size=4, start=6), batch_size=4, num_workers=workers, collate_fn=targets_of)
+    assert sum(itertools.islice(loader, 6), []) == list(range(6, 30))
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_endless_shares_between_ranks(workers, monkeypatch):
+    seen = []
+    for rank in range(3):
+        monkeypatch.setenv("RANK", str(rank))
+        monkeypatch.setenv("WORLD_SIZE", "3")
+        loader = DataLoader(indexed(batch_size=2), batch_size=2, num_workers=workers, collate_fn=targets_of)
+        seen += sum(itertools.islice(loader, 4), [])
+    assert sorted(seen) == list(range(24))
+
+
+def test_endless_tells_a_spawned_worker_its_rank(monkeypatch):
+    monkeypatch.setenv("RANK", "2")
+    monkeypatch.setenv("WORLD_SIZE", "3")
+    packed = pickle.dumps(indexed(batch_size=2))
+    monkeypatch.delenv("RANK")
+    monkeypatch.delenv("WORLD_SIZE")
+    assert len(packed) < 600
+    parent = os.getpid()
+    monkeypatch.setattr(multiprocessing, "parent_process", lambda: SimpleNamespace(pid=parent))
+    assert [target for _, target in itertools.islice(pickle.loads(packed), 4)] == [4, 5, 10, 11]
+    parent += 1
+    assert [target for _, target in itertools.islice(pickle.loads(packed), 4)] == [0, 1, 2, 3]
+
+
+@EVERY
+def test_endless_has_the_same_samples(kind):
+    finite, endless = small(kind, train=False), kind.endless(None, train=False, device="cpu", batch_size=3)
+    for index, (image, target) in enumerate(itertools.islice(endless, 7)):
+        assert target == finite[index][1] and np.array_equal(np.asarray(image), pixels(finite, index))
+    assert endless.classes == finite.classes
+    with pytest.raises(TypeError):
+        len(endless)
+    with pytest.raises(InvalidValueError, match="leave out"):
+        kind.endless(None, length=5)
+    with pytest.raises(InvalidValueError, match=f"{kind.__name__}.endless"):
+        kind(None, length=float("inf"))
 
 
 SCRIPT = """
