@@ -23,7 +23,7 @@ PRESETS: dict[str, Any] = {
     "seed-readme": StreamSpec(formulas="polynomial_power", num_classes=10, labels="balanced"),
     "seed-code": SeedCodeSpec(num_classes=10),
     "fractal-video": VideoSpec(
-        still=StreamSpec(formulas="polynomial_power", num_classes=10, height=64, width=64, priors=LIVELY), frames=16
+        still=StreamSpec(formulas=("polynomial_power",), num_classes=10, height=64, width=64, priors=LIVELY), frames=16
     ),
 }
 

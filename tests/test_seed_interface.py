@@ -12,11 +12,12 @@ import pytest
 
 from fractal_streams import SeedCodeSpec, SeedCodeStream, open_stream
 from fractal_streams.errors import IndexRangeError, InvalidValueError, VersionError
+from fractal_streams.formulas.polynomial_power import COEFFICIENTS
 from fractal_streams.presets import find_preset
 from fractal_streams.render.numba_backend import NumbaRenderer
 from fractal_streams.render.raster import Raster
 from fractal_streams.render.reference import ReferenceRenderer
-from fractal_streams.seed_code import COEFFICIENTS, class_coefficients, sweep
+from fractal_streams.seed_code import class_coefficients, sweep
 from fractal_streams.spec import StreamSpec
 
 torch = pytest.importorskip("torch")
@@ -49,7 +50,7 @@ def raster_and_table(case: dict[str, npt.NDArray[Any]]) -> tuple[Raster, npt.NDA
     raster = Raster.of(spec, spec.parts()[0])
     drawn = {"alpha": case["alpha"], "beta": case["beta"], "power": case["p"], "frequency": case["frequency"]}
     drawn |= dict(zip(COEFFICIENTS, case["poly"].T, strict=True))
-    view = {"centre_x": 0.0, "centre_y": 0.0, "half_width": 1.0, "rotation": 0.0}
+    view: dict[str, Any] = {"centre_x": 0.0, "centre_y": 0.0, "half_width": 1.0, "rotation": 0.0}
     values = {**view, **drawn}
     rows = [np.broadcast_to(np.float32(values[name]), case["alpha"].shape) for name in raster.names]
     return raster, np.stack(rows).astype(np.float32)
@@ -210,7 +211,7 @@ def test_seed_code_preset_is_a_stream_like_the_others() -> None:
 
 
 def test_seed_readme_preset_draws_what_the_readme_promises() -> None:
-    stream = open_stream("seed-readme", device="cpu", height=8, width=8)
+    stream: Any = open_stream("seed-readme", device="cpu", height=8, width=8)
     assert (stream.spec.labels, stream.spec.counting) == ("balanced", "escape")
     assert (stream.rasters[0].radius, stream.rasters[0].iterations) == (2.0, 30)
     plan = stream.plans[0]
@@ -332,3 +333,27 @@ def test_without_torch_the_stream_works_and_the_dataset_says_what_to_install() -
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert "[1]" in done.stdout and "pip install 'fractal-streams[torch]'" in done.stdout
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("case", (*SHARES, *DATASET_SHARES))
+def test_a_gpu_draws_the_originals_pictures(case: str) -> None:
+    if not torch.cuda.is_available():
+        pytest.skip("no CUDA device")
+    known = oracle(case)
+    if case in SHARES:
+        from fractal_streams.render.cuda import CudaBackend
+        from fractal_streams.render.raster import PixelFormat
+
+        raster, table = raster_and_table(known)
+        backend = CudaBackend("cuda:0")
+        images = backend.render(raster, backend.upload(table), PixelFormat())
+    else:
+        split = "train" if known["train"] else "test"
+        batch = SeedCodeStream(dataset_spec(known), split=split, device="cuda").generate(known["index"])
+        assert np.array_equal(batch.labels.cpu().numpy(), known["label"])
+        images = batch.images
+    found = shares(images.cpu().numpy(), known["image"])
+    assert found.mean() <= SLACK["numba"] * {**SHARES, **DATASET_SHARES}[case], f"mean share {found.mean():.6f}"
+    if case in (*CALM, *DATASET_SHARES):
+        assert found.max() <= 0.03

@@ -1,7 +1,6 @@
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 from fractal_streams.draw.mersenne import MAX_WORDS, uniforms, words
 from fractal_streams.errors import InvalidValueError
