@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import re
 from importlib.util import find_spec
 
 from fractal_streams.errors import DeviceError, InvalidValueError
@@ -22,8 +23,8 @@ def resolve_device(device: str) -> str:
     name = str(device)
     if name == "cpu":
         return "cpu"
-    kind, _, number = name.partition(":")
-    if name != "auto" and (kind != "cuda" or (number and not number.isdigit())):
+    number = name.partition(":")[2]
+    if name != "auto" and not re.fullmatch(r"cuda(:[0-9]{1,4})?", name):
         raise InvalidValueError(f"device must be 'auto', 'cpu', 'cuda' or 'cuda:N', got {device!r}")
     worker = multiprocessing.parent_process() is not None
     if name == "auto" and (worker or find_spec("torch") is None):

@@ -168,7 +168,9 @@ class StillStream(Stream):
 
     def _empty(self, indices: Int64) -> Batch:
         index, labels, table = self.backend.draw(self.plans[0], indices)
-        return Batch(index, self.backend.render(self.rasters[0], table, self.pixels), labels, {})
+        images = self.backend.render(self.rasters[0], table, self.pixels)
+        names = dict.fromkeys(name for plan in self.plans for name in plan.names)
+        return Batch(index, images, labels, {name: self.backend.full(0, np.nan) for name in names})
 
 
 def whole_index(index: object) -> int:
