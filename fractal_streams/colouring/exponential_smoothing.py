@@ -32,5 +32,5 @@ def exponential_smoothing(
     brightness, contrast, palette_frequency, red_phase, green_phase, blue_phase,
 ):  # fmt: skip
     weighed = total - (1.0 - escape_share(zr, zi, pr, pi, radius)) * last
-    place = 0.3 * log2(0.02 + weighed)
+    place = 0.4 * log2(0.1 + weighed)
     return palette(place, brightness, contrast, palette_frequency, red_phase, green_phase, blue_phase)

@@ -34,7 +34,7 @@ def interior(
         where(inside > 0.5, inner, outer),
         brightness, contrast, palette_frequency, red_phase, green_phase, blue_phase,
     )  # fmt: skip
-    grey = 0.3 * (red + green + blue) * 0.33333334
-    weight = where(inside > 0.5, 1.0, 0.3)
+    grey = 0.4 * (red + green + blue) * 0.33333334
+    weight = where(inside > 0.5, 1.0, 0.4)
     rest = 1.0 - weight
     return weight * red + rest * grey, weight * green + rest * grey, weight * blue + rest * grey

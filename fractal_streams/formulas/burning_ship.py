@@ -16,7 +16,7 @@ from fractal_streams.formulas.definition import Parameter, formula
     parameters={
         "centre_x": Parameter(-1.9, -1.5, "real part of the picture's centre", "plane units"),
         "centre_y": Parameter(-0.1, 0.02, "imaginary part of the picture's centre", "plane units"),
-        "half_width": Parameter(0.05, 1.2, "from the centre to the edge", "plane units", "log"),
+        "half_width": Parameter(0.05, 1.5, "from the centre to the edge", "plane units", "log"),
     },
     class_parameters=("centre_x", "centre_y", "half_width"),
     iterations=60,

@@ -12,9 +12,9 @@ from fractal_streams.formulas.definition import Parameter, formula
 @formula(
     source="folklore of fractal software, about 2010; formula list of Kalles Fraktaler 2",
     parameters={
-        "centre_x": Parameter(-1.6, 0.2, "real part of the picture's centre", "plane units"),
-        "centre_y": Parameter(-0.9, 0.9, "imaginary part of the picture's centre", "plane units"),
-        "half_width": Parameter(0.3, 1.4, "from the centre to the edge", "plane units", "log"),
+        "centre_x": Parameter(-1.5, -0.3, "real part of the picture's centre", "plane units"),
+        "centre_y": Parameter(-0.6, 0.6, "imaginary part of the picture's centre", "plane units"),
+        "half_width": Parameter(0.25, 1.2, "from the centre to the edge", "plane units", "log"),
     },
     class_parameters=("centre_x", "centre_y", "half_width"),
     iterations=60,

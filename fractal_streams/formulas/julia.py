@@ -30,7 +30,7 @@ def julia_plane(x, y, multiplier, angle):
     parameters={
         "centre_x": Parameter(-0.4, 0.4, "real part of the picture's centre", "plane units"),
         "centre_y": Parameter(-0.4, 0.4, "imaginary part of the picture's centre", "plane units"),
-        "half_width": Parameter(0.4, 1.5, "from the centre to the edge", "plane units", "log"),
+        "half_width": Parameter(0.5, 1.4, "from the centre to the edge", "plane units", "log"),
         "multiplier": Parameter(0.96, 1.08, "modulus of the fixed point's multiplier; 1 is the cardioid's rim"),
         "angle": Parameter(0.0, TURN, "angle of the fixed point's multiplier", "radians"),
     },

@@ -29,6 +29,7 @@ from fractal_streams.formulas.kali import kali_step
     start=julia_plane,
     class_parameters=("multiplier", "angle", "shift_x", "shift_y", "period", "blend"),
     iterations=12,
+    colouring="average_magnitude",
 )
 def kali_julia(zr, zi, cr, ci, n, shift_x, shift_y, period, blend):
     square_re, square_im = csquare(zr, zi)

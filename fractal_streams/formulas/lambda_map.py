@@ -1,17 +1,24 @@
 """Lambda, the complex logistic map: z -> lambda z (1 - z) from its critical point 1/2.
 
 The pixel is lambda. The plane shows the Mandelbrot set unrolled to two discs that touch at 1, of
-radius 1 about 0 and about 2; a half turn about 1 maps it to itself.
+radius 1 about 0 and about 2; a half turn about 1 maps it to itself. `anchor` moves the view to
+lambda = anchor e^{i anchor_angle}: anchor 1 is the rim of the left disc.
 
 B. Mandelbrot, Annals of the New York Academy of Sciences 357 (1980).
 """
 
-from fractal_streams.dialect import cmul
+from fractal_streams.dialect import cmul, cos, sin
 from fractal_streams.formulas.definition import Parameter, formula
 
 
-def lambda_plane(x, y):
-    return 0.5 + (x - x), y - y, x, y
+ANCHOR = {
+    "anchor": Parameter(0.0, 0.0, "modulus of the lambda where the view's origin lies; 0 leaves it at 0"),
+    "anchor_angle": Parameter(0.0, 0.0, "angle of that lambda", "radians"),
+}
+
+
+def lambda_plane(x, y, anchor, anchor_angle):
+    return 0.5 + (x - x), y - y, x + anchor * cos(anchor_angle), y + anchor * sin(anchor_angle)
 
 
 @formula(
@@ -21,6 +28,7 @@ def lambda_plane(x, y):
         "centre_x": Parameter(-1.2, 3.2, "real part of the picture's centre", "plane units"),
         "centre_y": Parameter(0.5, 1.2, "imaginary part of the picture's centre", "plane units"),
         "half_width": Parameter(0.5, 2.0, "from the centre to the edge", "plane units", "log"),
+        **ANCHOR,
     },
     start=lambda_plane,
     class_parameters=("centre_x", "centre_y", "half_width"),

@@ -10,16 +10,13 @@ C. Itzykson, "Fractal structure of zeros in hierarchical models", J. Stat. Phys.
 from fractal_streams.dialect import cdiv, csquare
 from fractal_streams.formulas.definition import Parameter, formula
 
-VIEW = {
-    "centre_x": Parameter(-0.3, 2.6, "real part of the picture's centre", "plane units"),
-    "centre_y": Parameter(-1.6, 1.6, "imaginary part of the picture's centre", "plane units"),
-    "half_width": Parameter(0.4, 2.0, "from the centre to the edge", "plane units", "log"),
-}
-
-
 @formula(
     source="B. Derrida, L. De Seze, C. Itzykson, J. Stat. Phys. 33 (1983) 559-569; The Beauty of Fractals (1986)",
-    parameters=VIEW,
+    parameters={
+        "centre_x": Parameter(1.0, 2.6, "real part of the picture's centre", "plane units"),
+        "centre_y": Parameter(-1.5, 1.5, "imaginary part of the picture's centre", "plane units"),
+        "half_width": Parameter(0.4, 1.8, "from the centre to the edge", "plane units", "log"),
+    },
     class_parameters=("centre_x", "centre_y", "half_width"),
     stop="either",
     limit=(1.0, 0.0),

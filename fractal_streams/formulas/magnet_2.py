@@ -14,9 +14,9 @@ from fractal_streams.formulas.definition import Parameter, formula
 @formula(
     source="B. Derrida, L. De Seze, C. Itzykson, J. Stat. Phys. 33 (1983) 559-569; The Beauty of Fractals (1986)",
     parameters={
-        "centre_x": Parameter(-0.3, 2.6, "real part of the picture's centre", "plane units"),
-        "centre_y": Parameter(-1.6, 1.6, "imaginary part of the picture's centre", "plane units"),
-        "half_width": Parameter(0.4, 2.0, "from the centre to the edge", "plane units", "log"),
+        "centre_x": Parameter(0.8, 1.8, "real part of the picture's centre", "plane units"),
+        "centre_y": Parameter(-1.0, 1.0, "imaginary part of the picture's centre", "plane units"),
+        "half_width": Parameter(0.4, 1.4, "from the centre to the edge", "plane units", "log"),
     },
     class_parameters=("centre_x", "centre_y", "half_width"),
     stop="either",

@@ -11,7 +11,7 @@ Communications in Mathematical Physics 91 (1983).
 from fractal_streams.dialect import cmul, cpow, maximum, reciprocal
 from fractal_streams.formulas.definition import Parameter, formula
 
-ROOTS = Parameter(3.0, 7.0, "degree of the polynomial z**roots - 1", scale="integer")
+ROOTS = Parameter(3.0, 6.0, "degree of the polynomial z**roots - 1", scale="integer")
 
 
 def newton_step(zr, zi, roots, relaxation, relaxation_im):
@@ -34,14 +34,14 @@ def newton_plane(x, y):
         "centre_y": Parameter(-0.7, 0.7, "imaginary part of the picture's centre", "plane units"),
         "half_width": Parameter(0.4, 2.0, "from the centre to the edge", "plane units", "log"),
         "roots": ROOTS,
-        "relaxation": Parameter(0.7, 1.6, "real part of the step's factor a"),
+        "relaxation": Parameter(0.8, 1.6, "real part of the step's factor a"),
         "relaxation_im": Parameter(-0.4, 0.4, "imaginary part of the step's factor a"),
     },
     start=newton_plane,
     class_parameters=("roots", "relaxation", "relaxation_im"),
     stop="converge",
     tolerance=1e-2,
-    iterations=60,
+    iterations=80,
 )
 def newton(zr, zi, roots, relaxation, relaxation_im):
     return newton_step(zr, zi, roots, relaxation, relaxation_im)

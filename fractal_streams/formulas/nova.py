@@ -17,9 +17,9 @@ def nova_plane(x, y):
 @formula(
     source="P. Derbyshire (1996), formula files of Fractint and Ultra Fractal",
     parameters={
-        "centre_x": Parameter(-0.7, 0.2, "real part of the picture's centre", "plane units"),
-        "centre_y": Parameter(-0.5, 0.5, "imaginary part of the picture's centre", "plane units"),
-        "half_width": Parameter(0.2, 1.0, "from the centre to the edge", "plane units", "log"),
+        "centre_x": Parameter(-0.6, 0.1, "real part of the picture's centre", "plane units"),
+        "centre_y": Parameter(-0.4, 0.4, "imaginary part of the picture's centre", "plane units"),
+        "half_width": Parameter(0.2, 0.9, "from the centre to the edge", "plane units", "log"),
         "roots": Parameter(3.0, 5.0, "degree of the polynomial z**roots - 1", scale="integer"),
         "relaxation": Parameter(0.8, 1.5, "factor of Newton's step"),
     },

@@ -24,9 +24,9 @@ def phoenix_plane(x, y, multiplier, angle, memory):
 @formula(
     source="S. Ushiki, IEEE Trans. Circuits Syst. 35 (1988) 788-789",
     parameters={
-        "centre_x": Parameter(-0.4, 0.4, "real part of the picture's centre", "plane units"),
-        "centre_y": Parameter(-0.4, 0.4, "imaginary part of the picture's centre", "plane units"),
-        "half_width": Parameter(0.4, 1.5, "from the centre to the edge", "plane units", "log"),
+        "centre_x": Parameter(-0.3, 0.3, "real part of the picture's centre", "plane units"),
+        "centre_y": Parameter(-0.3, 0.3, "imaginary part of the picture's centre", "plane units"),
+        "half_width": Parameter(0.5, 1.4, "from the centre to the edge", "plane units", "log"),
         "multiplier": Parameter(0.96, 1.08, "modulus of an eigenvalue at the fixed point; 1 is the rim"),
         "angle": Parameter(0.0, TURN, "angle of that eigenvalue", "radians"),
         "memory": Parameter(-0.7, 0.4, "weight of the z before"),
