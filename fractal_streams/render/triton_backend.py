@@ -17,7 +17,7 @@ from fractal_streams.render.raster import PixelFormat, Raster
 
 BITS = {"uint8": torch.uint8, "float16": torch.int16, "bfloat16": torch.int16, "float32": torch.int32}
 MAX_PROGRAMS = 2**31 - 1
-VOTES = (5, 3, 4)
+VOTES = (3, 5, 4)
 """Steps between two votes on whether a tile is done; the first that divides the iterations."""
 
 

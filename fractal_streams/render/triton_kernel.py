@@ -43,8 +43,8 @@ def kernel(
             i = column.to(tl.float32)
             j = row.to(tl.float32)
         else:
-            i = column + (((sample % supersample).to(tl.float32) + 0.5) / supersample - 0.5)
-            j = row + (((sample // supersample).to(tl.float32) + 0.5) / supersample - 0.5)
+            i = column + (((sample % supersample) * 1.0 + 0.5) / supersample - 0.5)
+            j = row + (((sample // supersample) * 1.0 + 0.5) / supersample - 0.5)
         x, y = to_plane(u0 + u_column * i + u_row * j, v0 + v_column * i + v_row * j, p)
         zr, zi, cr, ci = start(x, y, p)
         seen, zr, zi, pr, pi, a = orbit(zr, zi, cr, ci, within, p, vote)
@@ -85,12 +85,12 @@ def orbit(zr, zi, cr, ci, within, p, vote: tl.constexpr):
     live = 1
     while (n < STEPS) & (live > 0):
         for j in tl.static_range(vote):
-            new_r, new_i = step(zr, zi, cr, ci, pr, pi, (n + j).to(tl.float32), p)
+            new_r, new_i = step(zr, zi, cr, ci, pr, pi, (n + j) * 1.0, p)
             on = alive
             if STEPS % vote != 0:
                 on = on & (n + j < STEPS)
             if OBSERVES:
-                a = keep(on, observe(a, new_r, new_i, zr, zi, (n + j).to(tl.float32), p), a)
+                a = keep(on, observe(a, new_r, new_i, zr, zi, (n + j) * 1.0, p), a)
             if CONVERGES and not LIMITED:
                 gap_r, gap_i = new_r - zr, new_i - zi
             if PREVIOUS:

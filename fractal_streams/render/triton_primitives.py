@@ -90,11 +90,21 @@ def cos(x):
 
 
 @triton.jit
+def _ratio(short, long):
+    """short / long for 0 <= short <= long, and 0 where both are 0: saturation turns NaN into 0."""
+    if INTERPRETED:
+        return short / tl.maximum(long, 1e-37)
+    else:
+        return tl.inline_asm_elementwise("mul.sat.f32 $0, $1, $2;", "=f,f,f", [short, reciprocal(long)], tl.float32, True, 1)
+
+
+@triton.jit
 def atan2(y, x):
     across, up = tl.abs(x), tl.abs(y)
-    t = tl.minimum(across, up) * reciprocal(tl.maximum(tl.maximum(across, up), 1e-37))
+    t = _ratio(tl.minimum(across, up), tl.maximum(across, up))
     s = t * t
-    angle = t * (0.999984503921933 + s * (-0.33274128231808775 + s * (0.19413312793500234 + s * (-0.117687241387055 + s * (0.053846179753495704 + s * -0.012139092102612362)))))
+    series = 0.19413312793500234 + s * (-0.117687241387055 + s * (0.053846179753495704 + s * -0.012139092102612362))
+    angle = t * (0.999984503921933 + s * (-0.33274128231808775 + s * series))
     angle = tl.where(up > across, 1.5707963267948966 - angle, angle)
     angle = tl.where(x < 0.0, 3.141592653589793 - angle, angle)
     return tl.where(y < 0.0, -angle, angle)
