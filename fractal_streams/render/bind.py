@@ -40,7 +40,7 @@ HEADER = {
 }
 FORBIDDEN = (
     ast.If, ast.IfExp, ast.For, ast.While, ast.Try, ast.With, ast.Lambda, ast.ListComp, ast.BoolOp, ast.Pow,
-    ast.FunctionDef, ast.Import, ast.ImportFrom, ast.Attribute, ast.Subscript, ast.Mod, ast.FloorDiv,
+    ast.FunctionDef, ast.Import, ast.ImportFrom, ast.Attribute, ast.Subscript, ast.Mod, ast.FloorDiv, ast.AugAssign,
 )  # fmt: skip
 
 
@@ -95,8 +95,9 @@ class _Rewrite(ast.NodeTransformer):
         self.depth = 0
 
     def visit(self, node: ast.AST) -> Any:
-        if isinstance(node, FORBIDDEN) and not (isinstance(node, ast.FunctionDef) and self.depth == 0):
-            raise self.refuse(node, f"`{type(node).__name__}` is not in the dialect; use where() and the primitives")
+        what = node.op if isinstance(node, ast.BinOp) else node  # an operator has no line of its own
+        if isinstance(what, FORBIDDEN) and not (isinstance(node, ast.FunctionDef) and self.depth == 0):
+            raise self.refuse(node, f"`{type(what).__name__}` is not in the dialect; use where() and the primitives")
         self.depth += 1
         try:
             return super().visit(node)
@@ -233,7 +234,7 @@ def load(name: str, text: str) -> ModuleType:
 
 @lru_cache(maxsize=None)
 def primitives_digest(backend: str) -> str:
-    """Of a backend's primitives as text: they are compiled into a generated module, so its name must change with them."""
+    """Of the text of a backend's primitives: they are compiled in, so the generated name must change with them."""
     text = Path(__file__).with_name(f"{backend}_primitives.py").read_bytes()
     return hashlib.blake2s(text, digest_size=8).hexdigest()
 

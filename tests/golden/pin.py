@@ -1,0 +1,31 @@
+"""Pin the golden values of new presets; never overwrites one that is pinned."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+HERE = Path(__file__).parent
+SENTENCE = "change only with a version bump"
+
+
+def main(names: list[str]) -> None:
+    sys.path[:0] = [str(HERE.parent)]
+    from test_determinism import mean_levels, parameter_digests
+
+    from fractal_streams.presets import PRESETS
+
+    for kind, measure in (("parameters", parameter_digests), ("pictures", mean_levels)):
+        path = HERE / f"{kind}.json"
+        pinned = json.loads(path.read_text()) if path.is_file() else {"": SENTENCE}
+        for name in names:
+            if name in pinned:
+                raise SystemExit(f"{name} is pinned already: {SENTENCE}")
+            pinned[name] = measure(PRESETS[name])
+        lines = ",\n".join(f"{json.dumps(name)}: {json.dumps(value)}" for name, value in sorted(pinned.items()))
+        path.write_text(f"{{\n{lines}\n}}\n")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
