@@ -25,8 +25,6 @@ RIM = {
 FAMILIES = {
     **{f"{name}.{parameter}": prior for name in ("mandelbrot", "multibrot", "lambda") for parameter, prior in RIM.items()},
     "polynomial_power.power": Uniform(1.0, 5.0),
-    "sine.power": Uniform(2.0, 5.0),
-    "sine.half_width": Uniform(1.2, 2.0),
     "rotation": Uniform(0.0, 6.283185307179586),
 }
 """Priors of formulas as classes: zooms, any rotation, and no class with large empty pictures."""

@@ -8,10 +8,9 @@ Computers & Graphics 23 (1999).
 
 from fractal_streams.colouring.crossing import escape_share, magnitude_squared
 from fractal_streams.colouring.definition import colouring
-from fractal_streams.colouring.palette import PALETTE, palette
+from fractal_streams.colouring.palette import PALETTE, TURN, palette
 from fractal_streams.dialect import absolute, cmul, cos, log2, minimum, sin, sqrt, where
 from fractal_streams.formulas.definition import Parameter
-from fractal_streams.formulas.julia import TURN
 
 
 def trap_distance(zr, zi, trap_x, trap_y, trap_angle, trap_shape):

@@ -15,7 +15,7 @@ from fractal_streams.dialect import log2, maximum, reciprocal, sqrt, where
 def tint(zr, zi, radius):
     """A part of a turn that tells one end of convergence from another; 0 for what escaped."""
     square = magnitude_squared(zr, zi)
-    part = 0.15 * (zr + 0.6 * zi) * reciprocal(sqrt(maximum(square, 1e-12)))
+    part = 0.2 * (zr + 0.25 * zi) * reciprocal(sqrt(maximum(square, 1e-12)))
     return where(square < radius * radius, part, 0.0)
 
 

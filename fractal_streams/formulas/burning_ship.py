@@ -19,7 +19,7 @@ from fractal_streams.formulas.definition import Parameter, formula
         "half_width": Parameter(0.05, 1.5, "from the centre to the edge", "plane units", "log"),
     },
     class_parameters=("centre_x", "centre_y", "half_width"),
-    iterations=60,
+    iterations=40,
 )
 def burning_ship(zr, zi, cr, ci):
     return zr * zr - zi * zi + cr, 2.0 * absolute(zr * zi) + ci

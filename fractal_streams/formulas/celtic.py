@@ -17,7 +17,7 @@ from fractal_streams.formulas.definition import Parameter, formula
         "half_width": Parameter(0.25, 1.2, "from the centre to the edge", "plane units", "log"),
     },
     class_parameters=("centre_x", "centre_y", "half_width"),
-    iterations=60,
+    iterations=40,
 )
 def celtic(zr, zi, cr, ci):
     return absolute(zr * zr - zi * zi) + cr, 2.0 * zr * zi + ci

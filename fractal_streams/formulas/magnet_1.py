@@ -21,7 +21,7 @@ from fractal_streams.formulas.definition import Parameter, formula
     stop="either",
     limit=(1.0, 0.0),
     tolerance=1e-2,
-    iterations=60,
+    iterations=50,
 )
 def magnet_1(zr, zi, cr, ci):
     square_re, square_im = csquare(zr, zi)

@@ -8,14 +8,14 @@ U. G. Gujar, V. C. Bhavsar, "Fractals from z <- z**alpha + c in the complex c-pl
 Computers & Graphics 15 (1991).
 """
 
-from fractal_streams.dialect import cos, cpow, exp2, log2, maximum, reciprocal, sin
+from fractal_streams.dialect import cos, cpow, exp2, log2, maximum, reciprocal, sin, where
 from fractal_streams.formulas.definition import Parameter, formula
 from fractal_streams.formulas.mandelbrot import ANCHOR
 
 
 def anchored_power_plane(x, y, power, anchor, anchor_angle):
     share = reciprocal(maximum(power - 1.0, 0.1))
-    modulus = exp2(share * log2(maximum(anchor, 1e-9) * reciprocal(power)))
+    modulus = where(anchor > 0.0, exp2(share * log2(maximum(anchor, 1e-9) * reciprocal(power))), 0.0)
     turn = share * anchor_angle
     reach = anchor * reciprocal(power) * modulus
     re = modulus * cos(turn) - reach * cos(turn + anchor_angle)

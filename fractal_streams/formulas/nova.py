@@ -27,7 +27,7 @@ def nova_plane(x, y):
     class_parameters=("roots", "relaxation"),
     stop="converge",
     tolerance=1e-2,
-    iterations=80,
+    iterations=60,
 )
 def nova(zr, zi, cr, ci, roots, relaxation):
     re, im = newton_step(zr, zi, roots, relaxation, 0.0)
