@@ -37,7 +37,7 @@ try:
     from PIL import Image
     from torch.utils.data import IterableDataset, get_worker_info
     from torchvision.datasets import CIFAR10, CIFAR100, MNIST, ImageNet, VisionDataset
-    from tqdm.auto import tqdm
+    from tqdm.auto import tqdm  # type: ignore[import-untyped]
 except ImportError as error:
     raise missing_extra(error.name or "torchvision", "torchvision") from error
 

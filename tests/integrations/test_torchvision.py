@@ -349,7 +349,7 @@ def targets_of(samples):
 @pytest.mark.parametrize("workers", [0, 1, 3])
 def test_endless_keeps_its_order(workers):
     loader = DataLoader(indexed(batch_size=4, start=6), batch_size=4, num_workers=workers, collate_fn=targets_of)
-    assert sum(itertools.islice(loader, 6), []) == list(range(6, 30))
+    assert [*itertools.chain(*itertools.islice(loader, 6))] == list(range(6, 30))
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -359,7 +359,7 @@ def test_endless_shares_between_ranks(workers, monkeypatch):
         monkeypatch.setenv("RANK", str(rank))
         monkeypatch.setenv("WORLD_SIZE", "3")
         loader = DataLoader(indexed(batch_size=2), batch_size=2, num_workers=workers, collate_fn=targets_of)
-        seen += sum(itertools.islice(loader, 4), [])
+        seen += itertools.chain(*itertools.islice(loader, 4))
     assert sorted(seen) == list(range(24))
 
 
