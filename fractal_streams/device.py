@@ -10,7 +10,7 @@ from fractal_streams.errors import DeviceError, InvalidValueError
 
 
 def resolve_device(device: str) -> str:
-    """"cpu", or "cuda:N".
+    """ "cpu", or "cuda:N".
 
     Args:
         device: "auto" (a GPU if torch sees one and this is no worker process, else the CPU), "cpu",

@@ -51,6 +51,4 @@ def unknown_name(kind: str, name: object, known: Iterable[str], remedy: str = ""
 
 def missing_extra(package: str, extra: str) -> MissingExtraError:
     """A `MissingExtraError` with the pip line that installs the package."""
-    return MissingExtraError(
-        f"{package} is not installed, and this needs it: pip install 'fractal-streams[{extra}]'"
-    )
+    return MissingExtraError(f"{package} is not installed, and this needs it: pip install 'fractal-streams[{extra}]'")

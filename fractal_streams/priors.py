@@ -11,7 +11,7 @@ import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from numbers import Real
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import numpy as np
 
@@ -25,9 +25,10 @@ LARGEST = 1e38
 
 def _finite(prior: str, name: str, value: object) -> float:
     """The value as a float; -0.0 as 0.0, so that equal priors are equal as text."""
-    if isinstance(value, bool) or not isinstance(value, Real) or not -LARGEST <= value <= LARGEST:
+    number = isinstance(value, Real) and not isinstance(value, bool)
+    if not number or not -LARGEST <= cast(float, value) <= LARGEST:
         raise InvalidValueError(f"{prior}: {name} must be a number from {-LARGEST} to {LARGEST}, got {value!r}")
-    return float(value) + 0.0
+    return float(cast(float, value)) + 0.0
 
 
 def _bounds(prior: Uniform | LogUniform | Integer) -> None:
@@ -79,9 +80,7 @@ class LogUniform:
     def __post_init__(self) -> None:
         _bounds(self)
         if not 1e-30 <= self.low < self.high <= 1e30:
-            raise InvalidValueError(
-                f"LogUniform: needs 1e-30 <= low < high <= 1e30, got {self.low} and {self.high}"
-            )
+            raise InvalidValueError(f"LogUniform: needs 1e-30 <= low < high <= 1e30, got {self.low} and {self.high}")
 
     def encode(self) -> tuple[int, float, float, float, float, tuple[float, ...]]:
         low = _f32(math.log2(self.low))

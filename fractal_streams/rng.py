@@ -77,9 +77,11 @@ def checked_indices(indices: object) -> Int64:
         IndexRangeError: a number below 0 or from 2**63 on.
     """
     if isinstance(indices, range):
-        if len(indices) and min(indices[0], indices[-1]) < 0 or len(indices) and max(indices[0], indices[-1]) >= 2**63:
+        if not indices:
+            return np.empty(0, np.int64)
+        if min(indices[0], indices[-1]) < 0 or max(indices[0], indices[-1]) >= 2**63:
             raise IndexRangeError(f"indices must lie in [0, 2**63), got {indices}")
-        if len(indices) and max(abs(indices.stop), abs(indices.step)) >= 2**63:
+        if max(abs(indices.stop), abs(indices.step)) >= 2**63:
             return indices[0] + np.int64(indices.step if len(indices) > 1 else 1) * np.arange(len(indices))
         return np.arange(indices.start, indices.stop, indices.step, dtype=np.int64)
     array = np.asarray(indices)

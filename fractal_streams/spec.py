@@ -6,7 +6,7 @@ import hashlib
 import json
 import math
 import operator
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from numbers import Real
 from typing import Any, Literal
@@ -33,7 +33,7 @@ class StreamSpec:
     """What a stream of still pictures draws.
 
     formulas: one name, whose classes differ in `class_parameters`; or several, which are the classes
-        (class k is formula k modulo their number).
+        (class k is formula k modulo their number). Kept as a tuple.
     height, width: pixels, 8 to 4096. The width of the plane is the formula's; pixels are square.
     num_classes: 1 to 2**31 - 1. 10 and a million cost the same.
     labels: "drawn", each sample's class independently; or "balanced", round-robin over the indices.
@@ -55,12 +55,12 @@ class StreamSpec:
         32
     """
 
-    formulas: tuple[str, ...]
+    formulas: Sequence[str]
     height: int = 32
     width: int = 32
     num_classes: int = 1
     labels: LabelRule = "drawn"
-    class_parameters: tuple[str, ...] | None = None
+    class_parameters: Sequence[str] | None = None
     colouring: str | None = None
     iterations: int | None = None
     radius: float | None = None

@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
+from fractal_streams.backend import backend_of
 from fractal_streams.batch import Batch, Sample
 from fractal_streams.device import refuse_worker, resolve_device
-from fractal_streams.backend import backend_of
 from fractal_streams.draw import Plan, make_plan
 from fractal_streams.draw.reference import draw_labels
 from fractal_streams.errors import IndexRangeError, InvalidValueError
@@ -121,7 +121,9 @@ class StillStream(Stream):
         renderer: Any = None,
     ) -> None:
         if not isinstance(spec, StreamSpec):
-            raise InvalidValueError(f"spec must be a StreamSpec, got {type(spec).__name__}; presets open by open_stream")
+            raise InvalidValueError(
+                f"spec must be a StreamSpec, got {type(spec).__name__}; presets open by open_stream"
+            )
         one_of(split, "split", SPLITS)
         self.spec = spec
         self.seed = whole(seed, "seed", 0, 2**64 - 1, "")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import pickle
 import subprocess
@@ -36,8 +37,6 @@ STREAMS = {
 
 def rows(batch: Any) -> list[tuple[Any, ...]]:
     """Each sample of a batch as bytes."""
-    latents = [np.asarray(batch.latents[name]).tobytes() for name in ()]
-    assert not latents
     return [
         (int(batch.index[k]), int(batch.labels[k]), batch.images[k].tobytes(),
          tuple((name, values[k].tobytes()) for name, values in sorted(batch.latents.items())))
@@ -114,7 +113,7 @@ def test_threads_that_share_a_stream_get_the_same_samples() -> None:
     asked = [range(k, k + 13) for k in range(0, 130, 13)]
     with ThreadPoolExecutor(4) as pool:
         found = list(pool.map(lambda part: rows(stream.generate(part)), asked))
-    assert sum(found, []) == rows(stream[0:130])
+    assert list(itertools.chain.from_iterable(found)) == rows(stream[0:130])
 
 
 def test_another_process_draws_the_same_samples() -> None:
@@ -152,7 +151,9 @@ def mean_levels(spec: StreamSpec) -> list[list[int]]:
 
 
 def golden(kind: str, name: str) -> Any:
-    return json.loads((GOLDEN / f"{kind}.json").read_text())[name]
+    pinned = json.loads((GOLDEN / f"{kind}.json").read_text())
+    assert name in pinned, f"{name} is not pinned: python tests/golden/pin.py {name}"
+    return pinned[name]
 
 
 STILLS = sorted(name for name, spec in PRESETS.items() if isinstance(spec, StreamSpec))

@@ -14,7 +14,16 @@ from fractal_streams import rng
 from fractal_streams.draw.reference import value
 from fractal_streams.errors import InvalidValueError, UnknownNameError
 from fractal_streams.priors import (
-    LARGEST, Choice, Constant, Integer, LogUniform, Prior, Priors, Uniform, prior_from_json, prior_to_json,
+    LARGEST,
+    Choice,
+    Constant,
+    Integer,
+    LogUniform,
+    Prior,
+    Priors,
+    Uniform,
+    prior_from_json,
+    prior_to_json,
 )  # fmt: skip
 
 COUNT = 100_000

@@ -45,7 +45,8 @@ def test_words_do_not_depend_on_the_batch() -> None:
     indices = np.array([0, 1, 2**32 - 1, 2**32, 2**63 - 1])
     together = rng.words(indices, (7, 9))
     for place, index in enumerate(indices):
-        assert [int(word[place]) for word in together] == [int(w[0]) for w in rng.words(indices[[place]], (7, 9))], index
+        alone = rng.words(indices[[place]], (7, 9))
+        assert [int(word[place]) for word in together] == [int(word[0]) for word in alone], index
 
 
 def test_key_words_are_pinned() -> None:
@@ -79,7 +80,13 @@ def test_bits_are_balanced_and_uncorrelated() -> None:
 
 @pytest.mark.parametrize(
     "asked",
-    [range(3, 9), [3, 4, 5, 6, 7, 8], (3, 4, 5, 6, 7, 8), np.arange(3, 9, dtype=np.uint8), np.arange(3, 9, dtype=object)],
+    [
+        range(3, 9),
+        [3, 4, 5, 6, 7, 8],
+        (3, 4, 5, 6, 7, 8),
+        np.arange(3, 9, dtype=np.uint8),
+        np.arange(3, 9, dtype=object),
+    ],
 )
 def test_every_container_of_indices_means_the_same(asked: object) -> None:
     found = rng.checked_indices(asked)
@@ -94,7 +101,12 @@ def test_a_torch_tensor_is_a_container_of_indices() -> None:
 
 @pytest.mark.parametrize(
     "asked",
-    [range(2**63 - 3, 2**63), range(2**63 - 1, 2**63 - 4, -1), range(0, 2**63, 2**62), range(2**63 - 1, 2**64 - 1, 2**63)],
+    [
+        range(2**63 - 3, 2**63),
+        range(2**63 - 1, 2**63 - 4, -1),
+        range(0, 2**63, 2**62),
+        range(2**63 - 1, 2**64 - 1, 2**63),
+    ],
 )
 def test_ranges_up_to_the_last_index(asked: range) -> None:
     assert rng.checked_indices(asked).tolist() == list(asked)

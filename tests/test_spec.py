@@ -78,7 +78,9 @@ def test_a_spec_is_frozen_down_to_its_priors() -> None:
 
 def test_the_json_of_a_spec_is_pinned() -> None:
     """Change only with a new SPEC_VERSION, and read the old one for ever."""
-    text = spec_of(height=16, num_classes=4, class_parameters=("centre_x",), priors={"rotation": Choice((1.0,))}).to_json()
+    text = spec_of(
+        height=16, num_classes=4, class_parameters=("centre_x",), priors={"rotation": Choice((1.0,))}
+    ).to_json()
     assert json.loads(text) == {
         "spec_version": 1, "kind": "stills", "formulas": ["mandelbrot"], "height": 16, "width": 32, "num_classes": 4,
         "labels": "drawn", "class_parameters": ["centre_x"], "colouring": None, "iterations": None, "radius": None,
@@ -171,4 +173,6 @@ def test_text_that_is_no_spec_is_refused(text: str, error: type[Exception], mess
 
 
 def test_fields_left_out_of_the_json_take_their_default() -> None:
-    assert StreamSpec.from_json('{"spec_version": 1, "kind": "stills", "formulas": "sine"}') == StreamSpec(formulas="sine")
+    assert StreamSpec.from_json('{"spec_version": 1, "kind": "stills", "formulas": "sine"}') == StreamSpec(
+        formulas="sine"
+    )

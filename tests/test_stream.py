@@ -47,7 +47,9 @@ def test_batches_follow_each_other_without_end() -> None:
     assert np.array_equal(np.concatenate([batch.images for batch in found]), stream[10:22].images)
 
 
-@pytest.mark.parametrize("slicing", [slice(None), slice(3, None), slice(-3, 5), slice(0, -1), slice(0, 5, -1), slice(0, 5, 0)])
+@pytest.mark.parametrize(
+    "slicing", [slice(None), slice(3, None), slice(-3, 5), slice(0, -1), slice(0, 5, -1), slice(0, 5, 0)]
+)
 def test_a_slice_without_two_ends_is_refused(slicing: slice) -> None:
     with pytest.raises(IndexRangeError, match="endless"):
         stream_of()[slicing]
@@ -158,8 +160,6 @@ def test_the_form_of_the_pixels_changes_no_level(dtype: str, channels_last: bool
 
 def test_a_given_renderer_takes_the_place_of_the_devices_own() -> None:
     stream = StillStream(FAMILIES, device="cpu", renderer=ReferenceRenderer())
-    table = np.array([values for values in stream.generate([0]).latents.values()])
-    assert table.dtype == np.float32
     own = StillStream(FAMILIES, device="cpu").generate(range(6))
     given = stream.generate(range(6))
     assert np.array_equal(own.labels, given.labels)
@@ -197,4 +197,4 @@ def test_settings_and_fields_of_the_spec_are_told_apart() -> None:
     )
     assert (stream.seed, stream.split, stream.num_classes) == (3, "test", 4)
     power = stream[0:200].latents["power"]
-    assert 2.0 <= power.min() and power.max() <= 3.0
+    assert power.min() >= 2.0 and power.max() <= 3.0

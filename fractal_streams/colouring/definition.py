@@ -70,7 +70,9 @@ def colouring(
         title = name or paint.__name__
         own = (*(accumulators or {}), *(parameters or {}))
         for function, free in ((paint, SUMMARY), (observe, SEEN)):
-            for asked in inspect.signature(function).parameters if function else ():
+            if function is None:
+                continue
+            for asked in inspect.signature(function).parameters:
                 if asked not in free and asked not in own:
                     raise FormulaError(
                         f"colouring {title!r}: {function.__name__} asks for {asked!r}, which is neither one of "

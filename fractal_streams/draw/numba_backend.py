@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numba
 import numpy as np
@@ -22,7 +23,7 @@ _ROUNDS = rng.ROUNDS
 
 
 @numba.njit(nogil=True, cache=True)
-def philox_words(index: int, k0: int, k1: int) -> tuple[int, int]:
+def philox_words(index: Any, k0: Any, k1: Any) -> tuple[Any, Any]:
     """The first two words of an index, each a uint64 below 2**32."""
     unsigned = np.uint64(index)
     c0, c1, c2, c3 = unsigned & _LOW, unsigned >> _SHIFT, np.uint64(0), np.uint64(0)
@@ -63,7 +64,7 @@ def _draw(indices, k0, k1, num_classes, balanced, operation, level, keys, number
                 power = _TAYLOR[-1]
                 for k in range(_TAYLOR.size - 2, -1, -1):
                     power = power * part + _TAYLOR[k]
-                real = math.ldexp(power, np.int32(whole))
+                real = math.ldexp(power, np.int32(whole))  # type: ignore[arg-type]
             table[row, i] = np.float32(min(max(real, least), most))
 
 

@@ -20,7 +20,7 @@ import tempfile
 import textwrap
 import threading
 from collections.abc import Callable
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Literal
@@ -232,7 +232,7 @@ def load(name: str, text: str) -> ModuleType:
         return module
 
 
-@lru_cache(maxsize=None)
+@cache
 def primitives_digest(backend: str) -> str:
     """Of the text of a backend's primitives: they are compiled in, so the generated name must change with them."""
     text = Path(__file__).with_name(f"{backend}_primitives.py").read_bytes()

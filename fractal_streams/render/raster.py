@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from numbers import Real
@@ -162,8 +163,8 @@ def check_table(raster: Raster, table: npt.NDArray[Any]) -> None:
         )
 
 
-def _three(values: Sequence[float] | float, name: str) -> tuple[float, float, float]:
+def _three(values: Any, name: str) -> tuple[float, float, float]:
     got = (values,) * 3 if isinstance(values, Real) else tuple(values)
-    if len(got) != 3 or not all(isinstance(value, Real) and np.isfinite(value) for value in got):
+    if len(got) != 3 or not all(isinstance(value, Real) and math.isfinite(value) for value in got):
         raise InvalidValueError(f"{name} must be a finite number or one for each of 3 channels, got {values!r}")
     return float(got[0]), float(got[1]), float(got[2])

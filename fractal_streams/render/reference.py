@@ -33,8 +33,10 @@ class ReferenceRenderer:
         pixels = pixels or PixelFormat()
         table = np.asarray(table, np.float32)
         check_table(raster, table)
-        images = np.stack([self.levels(raster, column) for column in table.T]) if table.size else np.empty(
-            (table.shape[1], 3, raster.height, raster.width), np.uint8
+        images = (
+            np.stack([self.levels(raster, column) for column in table.T])
+            if table.size
+            else np.empty((table.shape[1], 3, raster.height, raster.width), np.uint8)
         )
         out = pixels.table()[np.arange(3)[None, :, None, None], images]
         if pixels.dtype in ("float16", "float32"):
@@ -57,7 +59,7 @@ class ReferenceRenderer:
             zr, zi, cr, ci = (real(1.0) * part + (x - x) for part in call(formula.start, parameters, x=x, y=y))
             pr, pi = zr, zi
             alive = np.ones(x.shape, bool)
-            count = np.zeros(x.shape, real)
+            count: npt.NDArray[Any] = np.zeros(x.shape, real)
             kept = {name: np.full(x.shape, real(first)) for name, first in colouring.accumulators.items()}
             for n in range(raster.iterations):
                 new_r, new_i = call(

@@ -85,7 +85,9 @@ def test_every_word_of_the_dialect_is_a_primitive() -> None:
 SIZES = [(8, 8), (9, 31), (33, 17), (100, 9), (16, 16)]
 
 
-@pytest.mark.parametrize("height, width, supersample", [(8, 4096, 1), *((*size, n) for size in SIZES for n in (1, 2, 3))])
+@pytest.mark.parametrize(
+    "height, width, supersample", [(8, 4096, 1), *((*size, n) for size in SIZES for n in (1, 2, 3))]
+)
 def test_any_size_is_the_same_picture_cut_finer(height: int, width: int, supersample: int) -> None:
     """Against float64 by count, and no row, column or tile edge is worse than the rest."""
     raster, table = pictures(2, height=height, width=width, supersample=supersample, formulas="mandelbrot")
@@ -123,10 +125,10 @@ def plain_plane(zr: Any, zi: Any, cr: Any, ci: Any) -> Any:
     "life": Parameter(0.0, 5000.0, "steps inside", "steps"),
 })  # fmt: skip
 def mayfly(zr: Any, zi: Any, n: Any, life: Any) -> Any:
-    return 300.0 * where(n < life, 0.0, 1.0) + (zr - zr), zi - zi  # noqa: F821
+    return 300.0 * where(n < life, 0.0, 1.0) + (zr - zr), zi - zi
 
 
-from fractal_streams.dialect import where  # noqa: E402
+from fractal_streams.dialect import where
 
 
 @pytest.mark.parametrize("life", [0, 1, 126, 127, 128, 129, 255, 256, 257, 999, 1000, 1499, 1500, 4000])
@@ -264,7 +266,9 @@ def test_a_worker_process_uses_one_thread(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 @pytest.mark.parametrize("threads", [1, 2, 3, 16])
-@pytest.mark.parametrize("count, height, width", [(0, 8, 8), (1, 8, 8), (1, 4096, 4096), (7, 33, 17), (500, 32, 32), (3, 200, 300)])
+@pytest.mark.parametrize(
+    "count, height, width", [(0, 8, 8), (1, 8, 8), (1, 4096, 4096), (7, 33, 17), (500, 32, 32), (3, 200, 300)]
+)
 def test_tasks_cover_every_pixel_once_in_whole_tiles(count: int, height: int, width: int, threads: int) -> None:
     covered = np.zeros((count, height), int)
     for first, last, top, bottom in split(count, height, width, threads):
