@@ -16,25 +16,25 @@ import pytest
 torch = pytest.importorskip("torch")
 torchvision = pytest.importorskip("torchvision")
 
-from fractal_streams.integrations.torchvision import (  # noqa: E402
+from fractal_streams.integrations.torchvision import (
     FractalCIFAR10,
     FractalCIFAR100,
     FractalImageNet,
     FractalMNIST,
 )
-from PIL import Image  # noqa: E402
-from torch.utils.data import DataLoader, Subset, random_split  # noqa: E402
-from torchvision import datasets, transforms  # noqa: E402
-from torchvision.transforms import v2  # noqa: E402
+from PIL import Image
+from torch.utils.data import DataLoader, Subset, random_split
+from torchvision import datasets, transforms
+from torchvision.transforms import v2
 
-from fractal_streams import open_stream  # noqa: E402
-from fractal_streams.errors import (  # noqa: E402
+from fractal_streams import open_stream
+from fractal_streams.errors import (
     DeviceError,
     IndexRangeError,
     InvalidValueError,
     UnknownNameError,
 )
-from fractal_streams.luma import luma  # noqa: E402
+from fractal_streams.luma import luma
 
 CLASSES = {
     FractalCIFAR10: (datasets.CIFAR10, "fractal-10", 10, (50_000, 10_000)),
@@ -166,7 +166,7 @@ def test_only_data_replaced(kind):
 
 def test_a_copy_has_data_of_its_own():
     dataset = small(FractalCIFAR10)
-    dataset.data  # noqa: B018
+    dataset.data
     part = copy.copy(dataset)
     part.data, part.targets = part.data[:5], dataset.targets[:5]
     assert (len(part), len(dataset)) == (5, 24)
@@ -317,7 +317,7 @@ def test_bad_values():
     with pytest.raises(InvalidValueError, match="'train', 'val'"):
         small(FractalImageNet, split="test")
     with pytest.raises(AttributeError, match="by index"):
-        small(FractalImageNet).data  # noqa: B018
+        small(FractalImageNet).data
 
 
 def test_imagenet_addresses():
