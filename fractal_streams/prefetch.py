@@ -41,9 +41,11 @@ class CudaLane:
         self.side.wait_stream(torch.cuda.current_stream(self.device))
 
     def launch(self, work: Callable[[], T]) -> tuple[T, Any]:
+        # not before the consumer's work so far: what it holds back is memory of at most two results
+        self.side.wait_stream(self.consumer())
         with torch.cuda.stream(self.side):
             result = work()
-            event = torch.cuda.Event()
+            event = torch.cuda.Event(blocking=True)
             event.record(self.side)
         return result, event
 

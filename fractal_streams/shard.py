@@ -139,9 +139,13 @@ class Course:
     @property
     def count(self) -> int:
         """Steps in which this rank has samples."""
-        if self.drop_last:
-            return max(0, self.end - self.base) // self.width
-        return self.shard.steps(self.batch_size, self.base, self.end)
+        return self.total if self.drop_last else self.shard.steps(self.batch_size, self.base, self.end)
+
+    @property
+    def total(self) -> int:
+        """Steps in which any rank has samples."""
+        left = max(0, self.end - self.base)
+        return left // self.width if self.drop_last else -(-left // self.width)
 
     def steps(self, first: int, number: int) -> range:
         """Up to `number` of this process's steps, from one of them on."""
@@ -153,9 +157,8 @@ class Course:
 
     def position(self, done: int) -> int:
         """Samples that the world has consumed after `done` steps; what drop_last leaves out counts with the last."""
-        after = self.base + done * self.width
-        over = self.end - after < (self.width if self.drop_last and done else 1)
-        return self.origin + (self.end if over else after)
+        over = done and done >= self.total
+        return self.origin + (self.end if over else self.base + done * self.width)
 
 
 def _whole(value: object, name: str, low: int) -> None:

@@ -31,7 +31,7 @@ except ImportError:
 from fractal_streams.prefetch import CudaLane, Lane, ahead
 
 STATE_VERSION = 1
-LAUNCH_PIXELS, MAX_CHUNK = 2**22, 4096
+LAUNCH_PIXELS, MAX_CHUNK = 2**24, 4096
 """Pixels that fill a GPU, and the most steps that are rendered together to have as many."""
 BLOCK_BYTES, MAX_BLOCK = 2**23, 256
 """Of single samples on a CPU, the most that are rendered together."""
@@ -252,15 +252,18 @@ class StreamDataset(IterableDataset[Any]):
         for (batch, steps), event in chunks:
             admitted = samples = None
             for place, step in enumerate(steps):
-                if lane is not None and (consumer := lane.consumer()) != admitted:
-                    lane.admit(batch, event, consumer)
-                    admitted = consumer
+                # `is None` first: a torch stream says that it is not unequal to None
+                if lane is not None and (admitted is None or lane.consumer() != admitted):
+                    admitted = lane.consumer()
+                    lane.admit(batch, event, admitted)
                 self._step = step + course.stride
                 if size is not None:
                     yield packed_batch(batch, slice(place * size, (place + 1) * size), self.fields, self.transform)
                     continue
                 samples = samples or samples_of(batch)
                 yield packed_sample(samples[place], self.fields, self.transform)
+        # Ranks with a step less than others end at the same position.
+        self._step = max(1, course.total)
         self._shared[ENDED + worker % SLOTS] = 1
 
     def _lane(self) -> Lane | None:

@@ -1,0 +1,645 @@
+"""Loaders: whatever workers, world size, batch size and restarts, the samples are the stream's, in its order."""
+
+from __future__ import annotations
+
+import copy
+import multiprocessing
+import pickle
+import random
+from collections.abc import Iterator
+from itertools import chain, islice
+from typing import Any
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from torch.utils.data import DataLoader
+
+from fractal_streams import IndexedStream, Shard, StreamDataset, open_stream, torch_data
+from fractal_streams.batch import Batch, Sample
+from fractal_streams.errors import DeviceError, IndexRangeError, InvalidValueError, VersionError
+from fractal_streams.prefetch import CudaLane, ahead
+from fractal_streams.render.raster import PixelFormat
+from fractal_streams.rng import checked_indices
+from fractal_streams.stream import Stream
+
+pytestmark = [
+    # Python 3.12 warns wherever a process with threads forks, which is what DataLoader does.
+    pytest.mark.filterwarnings("ignore:.*multi-threaded.*:DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore:This DataLoader will create:UserWarning"),
+    pytest.mark.filterwarnings("ignore:'set_vital' is deprecated:UserWarning"),  # torchdata calls it
+]
+
+WORKERS, WORLDS, BATCHES = (0, 1, 3), (1, 2, 3, 8), (1, 7, 512)
+
+
+class Digits(Stream):
+    """A stream whose pixels are the bytes of the index: (3, 1, 8) uint8; the label is index mod 10."""
+
+    def __init__(self, seed: int = 0, device: str = "cpu", height: int = 1) -> None:
+        self.seed, self.split, self.device, self.num_classes = seed, "train", device, 10
+        self.pixels, self.height = PixelFormat(), height
+        self.calls: list[Any] = []
+
+    def generate(self, indices: Any) -> Batch:
+        self.calls.append(indices)
+        index = checked_indices(indices)
+        images = np.repeat(index.view(np.uint8).reshape(-1, 1, 1, 8), 3, axis=1).repeat(self.height, axis=2)
+        return Batch(index, images, index % 10, {"half": index.astype(np.float32) / 2})
+
+    def digest(self) -> str:
+        return f"digits-{self.seed}-train"
+
+
+def indices_of(images: Any) -> list[int]:
+    """The indices that the pixels of `Digits` spell, equal in all three channels."""
+    array = np.ascontiguousarray(np.asarray(images)[:, :, 0])
+    assert (array == array[:, :1]).all()
+    return array[:, 0].copy().view(np.int64)[:, 0].tolist()
+
+
+def rank_steps(dataset: StreamDataset, workers: int) -> list[list[int]]:
+    """What one rank's loader gives: the indices of each of its steps."""
+    loader = DataLoader(dataset, batch_size=None, num_workers=workers)
+    steps = []
+    for images, labels in loader:
+        steps.append(indices_of(images))
+        assert labels.tolist() == [index % 10 for index in steps[-1]]
+    return steps
+
+
+def world_order(world: int, workers: int, **settings: Any) -> list[int]:
+    """The indices of all ranks: step by step, within a step rank by rank."""
+    ranks = [
+        rank_steps(StreamDataset(Digits(), shard=Shard(rank, world), **settings), workers) for rank in range(world)
+    ]
+    longest = max(map(len, ranks))
+    return [index for step in range(longest) for rank in ranks for index in (rank[step] if step < len(rank) else [])]
+
+
+def check_order(total: int, grid: list[tuple[int, int, int]]) -> None:
+    for workers, world, batch in grid:
+        got = world_order(world, workers, batch_size=batch, length=total)
+        assert got == list(range(total)), (workers, world, batch)
+
+
+def check_restarts(total: int, restarts: int, seed: int) -> None:
+    """Killed at random points and each time resumed from one integer in another layout: nothing lost or repeated."""
+    chance = random.Random(seed)
+    stops = sorted(chance.sample(range(1, total), restarts)) + [total]
+    position, seen = 0, []
+    for stop in stops:
+        workers, world, batch = chance.choice(WORKERS), chance.choice(WORLDS), chance.choice(BATCHES)
+        count = max(0, stop - position) // (batch * world)
+        if stop == total:
+            count = total
+        elif not count:
+            continue
+        datasets = [
+            StreamDataset(Digits(), batch, start=position, length=total, shard=Shard(rank, world))
+            for rank in range(world)
+        ]
+        loaders = [iter(DataLoader(dataset, batch_size=None, num_workers=workers)) for dataset in datasets]
+        steps = 0
+        while steps < count:
+            taken = [next(loader, None) for loader in loaders]
+            if taken[0] is None:
+                break
+            seen += chain.from_iterable(indices_of(item[0]) for item in taken if item is not None)
+            steps += 1
+        position = datasets[0].position_after(steps)
+        if not workers and stop != total:
+            assert position == datasets[0].position
+        del loaders
+    assert position == total
+    assert seen == list(range(total))
+
+
+def test_order_is_the_streams_for_any_workers_world_and_batch() -> None:
+    check_order(2300, [(0, world, batch) for world in WORLDS for batch in BATCHES])
+    check_order(2300, [(1, 2, 512), (3, 1, 7), (3, 3, 512), (3, 2, 64)])
+
+
+def test_restarts_in_other_layouts_lose_and_repeat_nothing() -> None:
+    for seed in range(2):
+        check_restarts(2500, 5, seed)
+
+
+@pytest.mark.slow
+def test_the_same_100_000_samples() -> None:
+    check_order(100_000, [(workers, world, batch) for workers in WORKERS for world in WORLDS for batch in BATCHES])
+    check_restarts(100_000, 20, seed=0)
+
+
+def test_real_images_are_the_streams_own_through_worker_processes() -> None:
+    stream = open_stream("fractal-10", device="cpu", height=8, width=8)
+    expected = stream.generate(range(60))
+    for workers, batch in ((0, 7), (3, 7), (1, 512)):
+        got = list(DataLoader(StreamDataset(stream, batch, length=60), batch_size=None, num_workers=workers))
+        assert (torch.cat([images for images, _ in got]).numpy() == expected.images).all()
+        assert (torch.cat([labels for _, labels in got]).numpy() == expected.labels).all()
+    singles = list(StreamDataset(stream, length=60))
+    assert (torch.stack([image for image, _ in singles]).numpy() == expected.images).all()
+    assert [label for _, label in singles] == expected.labels.tolist()
+
+
+@pytest.mark.parametrize(("method", "indexed"), [("spawn", False), ("forkserver", True)])
+def test_processes_that_inherit_nothing_give_the_same(method: str, indexed: bool) -> None:
+    stream = open_stream("fractal-10", device="cpu", height=8, width=8)
+    dataset: Any = IndexedStream(stream, 24) if indexed else StreamDataset(stream, 4, length=24)
+    loader = DataLoader(dataset, 4 if indexed else None, num_workers=2, multiprocessing_context=method)
+    assert (torch.cat([images for images, _ in loader]).numpy() == stream.generate(range(24)).images).all()
+
+
+def test_single_samples_keep_the_set_under_workers_and_ranks_and_are_rendered_in_blocks() -> None:
+    for workers, world in ((0, 1), (0, 3), (3, 1), (2, 2)):
+        got = []
+        for rank in range(world):
+            dataset = StreamDataset(Digits(), length=500, shard=Shard(rank, world))
+            loader = DataLoader(dataset, batch_size=8, num_workers=workers)
+            got += [index for images, _ in loader for index in indices_of(images)]
+            assert len(dataset) == len(range(rank, 500, world))
+        assert sorted(got) == list(range(500))
+    stream = Digits()
+    assert [label for _, label in StreamDataset(stream, length=500)] == [index % 10 for index in range(500)]
+    assert [len(indices) for indices in stream.calls] == [1, 2, 4, 8, 16, 32, 64, 128, 245]
+    # With batch_size=None DataLoader itself keeps the order of single samples.
+    loader = DataLoader(StreamDataset(Digits(), length=50), batch_size=None, num_workers=3)
+    assert [indices_of(image[None])[0] for image, _ in loader] == list(range(50))
+
+
+def test_blocks_of_large_pictures_are_small() -> None:
+    stream = Digits(height=2**17)  # 3 MiB a picture
+    assert len(list(islice(iter(StreamDataset(stream)), 9))) == 9
+    assert [len(indices) for indices in stream.calls] == [1, 2, 2, 2, 2]
+
+
+def test_fields_and_transform() -> None:
+    stream = Digits()
+
+    def first(batch_size: int | None, fields: Any, start: int = 12) -> Any:
+        return next(iter(StreamDataset(stream, batch_size, start=start, fields=fields, transform=torch.Tensor.float)))
+
+    images, labels = first(4, "pair")
+    assert images.dtype == torch.float32 and indices_of(images.byte()) == [12, 13, 14, 15]
+    assert labels.tolist() == [2, 3, 4, 5] and labels.dtype == torch.int64
+    named = first(4, "dict")
+    assert named["index"].tolist() == [12, 13, 14, 15] and named["latents"]["half"].tolist() == [6.0, 6.5, 7.0, 7.5]
+    assert torch.equal(named["images"], images) and torch.equal(named["labels"], labels)
+    whole = first(4, "batch")
+    assert isinstance(whole, Batch) and torch.equal(whole.images, images) and whole.latents["half"][1] == 6.5
+    image, label = first(None, "pair")
+    assert torch.equal(image, images[0]) and label == 2 and type(label) is int
+    single = first(None, "dict")
+    assert (single["index"], single["label"], float(single["latents"]["half"])) == (12, 2, 6.0)
+    sample = first(None, "batch")
+    assert isinstance(sample, Sample) and (sample.index, sample.label) == (12, 2) and torch.equal(sample.image, image)
+    collated = next(iter(DataLoader(StreamDataset(stream, start=8, fields="dict"), batch_size=3)))
+    assert collated["index"].tolist() == [8, 9, 10] and collated["latents"]["half"].tolist() == [4.0, 4.5, 5.0]
+
+
+def test_cpu_batches_share_the_memory_of_the_stream() -> None:
+    class Kept(Digits):
+        def generate(self, indices: Any) -> Batch:
+            self.last = super().generate(indices)
+            return self.last
+
+    stream = Kept()
+    images, _ = next(iter(StreamDataset(stream, 4)))
+    assert np.shares_memory(images.numpy(), stream.last.images)
+
+
+def test_endless_streams_have_no_length_and_end_with_the_integers() -> None:
+    dataset = StreamDataset(Digits(), 4, start=2**63 - 6)
+    with pytest.raises(TypeError, match="endless"):
+        len(dataset)
+    assert [len(labels) for _, labels in dataset] == [4, 2]
+    assert indices_of(next(iter(StreamDataset(Digits(), 2, start=2**63 - 2)))[0]) == [2**63 - 2, 2**63 - 1]
+
+
+def test_endless_iterations_begin_at_start_each_time() -> None:
+    dataset = StreamDataset(Digits(), 4, start=100)
+    for _ in range(2):
+        assert [indices_of(images)[0] for images, _ in islice(dataset, 3)] == [100, 104, 108]
+        assert dataset.position == 112
+    dataset.set_epoch(5)
+    assert indices_of(next(iter(dataset))[0])[0] == 100
+
+
+@pytest.mark.parametrize("drop_last", [False, True])
+@pytest.mark.parametrize("world", [1, 3])
+def test_len_is_the_number_of_items_that_come(world: int, drop_last: bool) -> None:
+    for length in (1, 20, 21, 22, 63, 64):
+        for start in (0, 13, length * 3 + 7):
+            counts = []
+            for rank in range(world):
+                dataset = StreamDataset(
+                    Digits(), 7, start=start, length=length, shard=Shard(rank, world), drop_last=drop_last
+                )  # fmt: skip
+                counts.append(len(dataset))
+                assert len(list(dataset)) == counts[-1] == len(DataLoader(dataset, batch_size=None))
+                assert dataset.position == (start // length + 1) * length
+            assert max(counts) - min(counts) <= (0 if drop_last else 1)
+
+
+def test_drop_last_gives_full_batches_only() -> None:
+    got = [labels for _, labels in StreamDataset(Digits(), 8, length=30, drop_last=True)]
+    assert [len(labels) for labels in got] == [8, 8, 8]
+
+
+def test_epochs_repeat_and_one_started_inside_is_finished_first() -> None:
+    dataset = StreamDataset(Digits(), 10, start=250, length=100)
+    assert [indices_of(images)[0] for images, _ in dataset] == [50, 60, 70, 80, 90]
+    assert dataset.position == 300
+    with pytest.raises(InvalidValueError, match=r"start=250 lies inside epoch 2 of 100 .*set_epoch\(3\)"):
+        iter(dataset)
+    dataset.set_epoch(3)
+    assert len(dataset) == 10 and [index for images, _ in dataset for index in indices_of(images)] == list(range(100))
+    assert dataset.position == 400 == dataset.position_after(10)
+    dataset.set_epoch(2)
+    assert len(dataset) == 5 and indices_of(next(iter(dataset))[0])[0] == 50
+    unbroken = StreamDataset(Digits(), 10, length=100)
+    assert [len(list(unbroken)) for _ in range(3)] == [10, 10, 10]
+
+
+@pytest.mark.parametrize("persistent", [False, True])
+def test_workers_see_the_epoch(persistent: bool) -> None:
+    dataset = StreamDataset(Digits(), 10, start=250, length=100)
+    loader = DataLoader(dataset, batch_size=None, num_workers=2, persistent_workers=persistent)
+    assert [indices_of(images)[0] for images, _ in loader] == [50, 60, 70, 80, 90]
+    with pytest.raises(InvalidValueError, match=r"call dataset.set_epoch\(3\)"):
+        iter(dataset)  # here, because torch takes 5 s to end a worker that raised
+    dataset.set_epoch(3)
+    assert [indices_of(images)[0] for images, _ in loader] == list(range(0, 100, 10))
+
+
+def test_position_with_workers_is_refused_and_counted_instead() -> None:
+    dataset = StreamDataset(Digits(), 10, start=40, shard=Shard(1, 4))
+    loader = iter(DataLoader(dataset, batch_size=None, num_workers=2))
+    last = [indices_of(next(loader)[0])[0] for _ in range(3)][-1]
+    with pytest.raises(InvalidValueError, match="position_after"):
+        _ = dataset.position
+    with pytest.raises(InvalidValueError, match="position_after"):
+        dataset.state_dict()
+    assert dataset.position_after(3) == 160 == last - 10 + 40
+    del loader
+    next(iter(dataset))
+    assert dataset.position == 80
+
+
+def test_state_of_the_main_process_is_one_integer_for_any_layout() -> None:
+    dataset = StreamDataset(Digits(), 8, length=1000, shard=Shard(0, 2))
+    seen = list(islice(dataset, 5))
+    state = pickle.loads(pickle.dumps(dataset.state_dict()))
+    assert state == {"version": 1, "stream": "digits-0-train", "length": 1000, "epoch": 0, "position": 80}
+    assert len(seen) == 5
+    other = StreamDataset(Digits(), 3, length=1000, shard=Shard(0, 1))
+    other.load_state_dict(state)
+    assert other.position == 80 and len(other) == -(-920 // 3)
+    assert [index for images, _ in other for index in indices_of(images)] == list(range(80, 1000))
+    assert indices_of(next(iter(other))[0]) == [0, 1, 2]  # the next epoch, from its beginning
+    other.load_state_dict(state)
+    other.set_epoch(0)
+    assert indices_of(next(iter(other))[0])[0] == 80
+    other.load_state_dict(state)
+    other.set_epoch(1)
+    assert indices_of(next(iter(other))[0])[0] == 0
+
+
+def test_a_state_at_the_very_end_leaves_nothing_of_its_epoch() -> None:
+    dataset = StreamDataset(Digits(), 10, length=30)
+    walk = iter(dataset)
+    for _ in range(3):
+        next(walk)
+    dataset.load_state_dict(dataset.state_dict())
+    assert list(dataset) == [] and len(list(dataset)) == 3
+
+
+def test_states_of_something_else_are_refused() -> None:
+    dataset = StreamDataset(Digits(), 4)
+    state = dataset.state_dict()
+    with pytest.raises(InvalidValueError, match="stream digits-0-train, this dataset has stream digits-1-train"):
+        StreamDataset(Digits(seed=1), 4).load_state_dict(state)
+    with pytest.raises(InvalidValueError, match="length None, this dataset has length 50"):
+        StreamDataset(Digits(), 4, length=50).load_state_dict(state)
+    with pytest.raises(VersionError, match="state version 2 is not 1"):
+        dataset.load_state_dict({**state, "version": 2})
+    with pytest.raises(InvalidValueError, match="it has no epoch, position"):
+        dataset.load_state_dict({"version": 1, "stream": "", "length": None})
+    with pytest.raises(InvalidValueError, match=r"position of the state .* got -1"):
+        dataset.load_state_dict({**state, "position": -1})
+    with pytest.raises(InvalidValueError, match="workers=3, here workers=0"):
+        own = {"step": 3, "worker": 0, "workers": 3, "batch_size": 4, "world_size": 1}
+        dataset.load_state_dict({**state, **own})
+
+
+@pytest.mark.parametrize("workers", [0, 2, 3])
+@pytest.mark.parametrize("batch", [5, None])
+def test_stateful_data_loader_resumes_exactly(workers: int, batch: int | None) -> None:
+    StatefulDataLoader = pytest.importorskip("torchdata.stateful_dataloader").StatefulDataLoader
+
+    def make() -> Any:
+        dataset = StreamDataset(Digits(), batch, length=83, shard=Shard(1, 2))
+        return StatefulDataLoader(dataset, batch_size=None if batch else 5, num_workers=workers)
+
+    def indices(item: Any) -> list[int]:
+        return indices_of(item[0])
+
+    unbroken = make()
+    expected = [[indices(item) for item in unbroken] for _ in range(2)]
+    total = len(expected[0])
+    for stop in (0, 1, 4, total - 1, total):
+        loader = make()
+        walk = iter(loader)
+        for _ in range(stop):
+            next(walk)
+        state = pickle.loads(pickle.dumps(loader.state_dict()))
+        del walk, loader
+        again = make()
+        again.load_state_dict(state)
+        assert [indices(item) for item in again] == expected[0][stop:], stop
+        if stop == 4:
+            assert [indices(item) for item in again] == expected[1]
+            twice = make()
+            twice.load_state_dict(state)
+            walk = iter(twice)
+            next(walk)
+            third = make()
+            third.load_state_dict(twice.state_dict())
+            assert [indices(item) for item in third] == expected[0][stop + 1 :]
+
+
+class Worker:
+    """What `get_worker_info` says in a worker process."""
+
+    def __init__(self, id: int, num_workers: int) -> None:
+        self.id, self.num_workers = id, num_workers
+
+
+def test_a_workers_state_is_refused_by_another_loader(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch_data, "get_worker_info", lambda: Worker(1, 2))
+    dataset = StreamDataset(Digits(), 5)
+    assert [indices_of(images)[0] for images, _ in islice(dataset, 3)] == [5, 15, 25]
+    state = dataset.state_dict()
+    assert state["step"] == 7
+    for other, words in (
+        (StreamDataset(Digits(), 6), "batch_size=5, here batch_size=6"),
+        (StreamDataset(Digits(), 5, shard=Shard(1, 2)), "world_size=1, here world_size=2"),
+        (StreamDataset(Digits(seed=3), 5), "digits-0-train, this dataset has stream digits-3-train"),
+    ):
+        with pytest.raises(InvalidValueError, match=words):
+            other.load_state_dict(state)
+    monkeypatch.setattr(torch_data, "get_worker_info", lambda: Worker(1, 3))
+    with pytest.raises(InvalidValueError, match=r"workers=2, here workers=3.*start=N"):
+        dataset.load_state_dict(state)
+    monkeypatch.setattr(torch_data, "get_worker_info", lambda: Worker(1, 2))
+    dataset.load_state_dict(state)
+    assert indices_of(next(iter(dataset))[0])[0] == 35
+
+
+@pytest.mark.slow
+def test_stateful_data_loader_with_other_workers_is_refused() -> None:
+    """Slow: torchdata waits 5 s for each worker of a loader that never began."""
+    StatefulDataLoader = pytest.importorskip("torchdata.stateful_dataloader").StatefulDataLoader
+    loader = StatefulDataLoader(StreamDataset(Digits(), 5), batch_size=None, num_workers=2)
+    next(iter(loader))
+    other = StatefulDataLoader(StreamDataset(Digits(), 5), batch_size=None, num_workers=3)
+    other.load_state_dict(loader.state_dict())
+    with pytest.raises(InvalidValueError, match="workers=2, here workers=3"):
+        next(iter(other))
+
+
+def test_the_shard_is_found_when_iteration_begins(monkeypatch: pytest.MonkeyPatch) -> None:
+    dataset = StreamDataset(Digits(), 4)
+    monkeypatch.setenv("RANK", "2")
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    for workers in (0, 1):
+        images, _ = next(iter(DataLoader(dataset, batch_size=None, num_workers=workers)))
+        assert indices_of(images) == [8, 9, 10, 11]
+
+
+def test_a_spawned_worker_is_told_its_parents_rank(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    distributed = torch.distributed
+    monkeypatch.delenv("RANK", raising=False)
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    monkeypatch.setattr(distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr(distributed, "get_rank", lambda: 1)
+    monkeypatch.setattr(distributed, "get_world_size", lambda: 2)
+    stream = open_stream("fractal-10", device="cpu", height=8, width=8)
+    dataset = StreamDataset(stream, 4, fields="dict")
+    loader = DataLoader(dataset, batch_size=None, num_workers=1, multiprocessing_context="spawn")
+    assert next(iter(loader))["index"].tolist() == [4, 5, 6, 7]
+
+
+def test_copies_are_datasets_of_their_own() -> None:
+    stream = open_stream("fractal-10", device="cpu", height=8, width=8)
+    dataset = StreamDataset(stream, 4, length=12)
+    for twin in (pickle.loads(pickle.dumps(dataset)), copy.deepcopy(dataset)):
+        twin.set_epoch(7)
+        assert twin.position == 84 and dataset.position < 12
+        assert twin._shared.is_shared()
+        assert torch.equal(next(iter(twin))[0], next(iter(dataset))[0])
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [({"batch_size": 0}, "batch_size .* got 0"), ({"batch_size": 2.5}, "got 2.5"), ({"start": -1}, "start .* got -1"),
+     ({"length": 0}, "length .* got 0"), ({"shard": (0, 1)}, "Shard"), ({"fields": "index"}, "'pair', 'dict', 'batch'"),
+     ({"stream": "fractal-10"}, "open_stream")],
+)  # fmt: skip
+def test_bad_settings_are_named(settings: dict[str, Any], words: str) -> None:
+    with pytest.raises(InvalidValueError, match=words):
+        StreamDataset(**{"stream": Digits(), **settings})
+
+
+# Rendering ahead
+
+
+class RecordingLane:
+    """A lane on the CPU that notes what is asked of it; its consumer can be changed."""
+
+    def __init__(self) -> None:
+        self.log: list[str] = []
+        self.now = "main"
+        self.launched = 0
+
+    def launch(self, work: Any) -> tuple[Any, int]:
+        event = self.launched
+        self.launched += 1
+        self.log.append(f"launch {event}")
+        return work(), event
+
+    def settle(self, event: int) -> None:
+        self.log.append(f"settle {event}")
+
+    def consumer(self) -> str:
+        return self.now
+
+    def admit(self, batch: Any, event: int, consumer: str) -> None:
+        self.log.append(f"admit {event} to {consumer}")
+
+
+def test_the_next_work_is_launched_before_a_result_is_handed_over() -> None:
+    lane, taken = RecordingLane(), []
+    for result, event in ahead(iter([lambda k=k: 10 * k for k in range(4)]), lane):
+        taken.append((result, event))
+        lane.log.append(f"use {event}")
+    assert taken == [(0, 0), (10, 1), (20, 2), (30, 3)]
+    assert lane.log == [
+        "launch 0", "settle 0", "launch 1", "use 0", "settle 1", "launch 2", "use 1", "settle 2", "launch 3",
+        "use 2", "use 3",
+    ]  # fmt: skip
+    assert list(ahead(iter([]), lane)) == []
+
+
+class Ahead(StreamDataset):
+    """A dataset that renders ahead through a recording lane."""
+
+    def _lane(self) -> Any:
+        self.lane = RecordingLane()
+        return self.lane
+
+
+@pytest.fixture
+def small_launch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A chunk of at least 2**20 pixels: 2048 pictures of 64 x 8."""
+    assert torch_data.LAUNCH_PIXELS >= 2**22
+    monkeypatch.setattr(torch_data, "LAUNCH_PIXELS", 2**20)
+
+
+@pytest.mark.usefixtures("small_launch")
+@pytest.mark.parametrize(("world", "batch", "start"), [(1, 512, 0), (3, 512, 0), (8, 7, 0), (1, 7, 8000), (2, None, 0)])
+def test_rendering_ahead_gives_the_same_and_in_large_launches(world: int, batch: int | None, start: int) -> None:
+    settings: dict[str, Any] = {"length": 20_011, "start": start}
+    for rank in (0, world - 1):
+        plain = StreamDataset(Digits(height=64), batch, shard=Shard(rank, world), **settings)
+        rendered = Ahead(Digits(height=64), batch, shard=Shard(rank, world), **settings)
+        for expected, got in zip(plain, rendered, strict=True):
+            assert torch.equal(expected[0], got[0])
+            assert torch.equal(torch.as_tensor(expected[1]), torch.as_tensor(got[1]))
+            assert plain.position == rendered.position
+        calls = [len(indices) * 64 * 8 for indices in rendered.stream.calls]
+        assert all(2**20 <= pixels < 2**20 + (batch or 1) * 512 for pixels in calls[1:-1]) and len(calls) > 2
+        assert all(isinstance(indices, range) for indices in rendered.stream.calls if world == 1)
+
+
+@pytest.mark.usefixtures("small_launch")
+def test_a_consumer_is_admitted_once_for_each_chunk_and_when_it_changes() -> None:
+    dataset = Ahead(Digits(height=64), 512, length=512 * 9)  # 4 batches to a chunk, after a first of 1
+    walk = iter(dataset)
+    for step, _ in enumerate(walk):
+        if step == 2:
+            dataset.lane.now = "side"
+    assert [line for line in dataset.lane.log if line.startswith("admit")] == [
+        "admit 0 to main", "admit 1 to main", "admit 1 to side", "admit 2 to side",
+    ]  # fmt: skip
+
+
+@pytest.mark.usefixtures("small_launch")
+def test_batches_of_a_chunk_are_views_of_it() -> None:
+    walk = iter(Ahead(Digits(height=64), 512, length=512 * 40))
+    storages = [images.untyped_storage().data_ptr() for images in [images for images, _ in islice(walk, 6)]]
+    assert len(set(storages[1:5])) == 1 and storages[0] != storages[1] and storages[5] != storages[4]
+
+
+def test_a_gpu_stream_is_refused_in_a_worker(monkeypatch: pytest.MonkeyPatch) -> None:
+    stream = Digits(device="cuda:0")
+    with pytest.raises(DeviceError, match="num_workers=0"):
+        next(iter(DataLoader(StreamDataset(stream, 4), batch_size=None, num_workers=1)))
+    monkeypatch.setattr(multiprocessing, "parent_process", lambda: "a process")
+    monkeypatch.setattr(torch.utils.data._utils.worker, "_worker_info", Worker(0, 1))
+    with pytest.raises(DeviceError, match="num_workers=0"):
+        IndexedStream(stream, 100)[0]
+    assert not stream.calls
+
+
+# Map-style
+
+
+def test_indexed_stream_renders_a_batch_in_one_call() -> None:
+    stream = Digits()
+    loader = DataLoader(IndexedStream(stream, 64), batch_size=16, shuffle=True)
+    got = [index for images, _ in loader for index in indices_of(images)]
+    assert sorted(got) == list(range(64)) != got
+    assert [len(indices) for indices in stream.calls] == [16] * 4
+
+
+def test_indexed_stream_is_a_sequence() -> None:
+    dataset = IndexedStream(Digits(), 5, fields="dict", transform=torch.Tensor.float)
+    assert [item["label"] for item in dataset] == [0, 1, 2, 3, 4] and len(dataset) == 5
+    assert dataset[torch.tensor(3)]["index"] == dataset[np.int64(3)]["index"] == 3
+    assert dataset[3]["image"].dtype == torch.float32 and float(dataset[3]["latents"]["half"]) == 1.5
+    assert isinstance(IndexedStream(Digits(), 5, fields="batch")[4], Sample)
+    for index in (5, -1):
+        with pytest.raises(IndexRangeError, match=rf"\[0, 5\), got {index}"):
+            dataset[index]
+    assert len(IndexedStream(Digits())) == 50_000
+    with pytest.raises(InvalidValueError, match=r"length .* got 0"):
+        IndexedStream(Digits(), 0)
+
+
+def test_a_length_that_shuffle_would_list_is_warned_of() -> None:
+    with pytest.warns(UserWarning, match="RandomSampler"):
+        assert len(IndexedStream(Digits(), 10**12)) == 10**12
+    IndexedStream(Digits(), 10**7)
+
+
+# On a GPU
+
+
+@pytest.fixture
+def cuda_stream() -> Iterator[Stream]:
+    yield open_stream("fractal-10", device="cuda")
+
+
+@pytest.mark.gpu
+def test_gpu_batches_are_the_streams_own(cuda_stream: Stream) -> None:
+    for world in (1, 2):
+        dataset = StreamDataset(cuda_stream, 512, shard=Shard(world - 1, world), fields="dict")
+        for step, item in enumerate(islice(DataLoader(dataset, batch_size=None), 30)):
+            images = item["images"].clone()
+            torch.cuda.current_stream().synchronize()
+            expected = cuda_stream.generate(Shard(world - 1, world).interval(step, 512))
+            assert torch.equal(images, expected.images) and torch.equal(item["labels"], expected.labels)
+            assert torch.equal(item["index"], expected.index)
+
+
+@pytest.mark.gpu
+def test_gpu_batches_stay_whole_while_a_slow_consumer_reads_them(cuda_stream: Stream) -> None:
+    dataset = StreamDataset(cuda_stream, 512)
+    busy = torch.randn(4096, 4096, device="cuda")
+    sums = []
+    for images, _ in islice(dataset, 64):
+        for _ in range(4):
+            busy = torch.tanh(busy @ busy)
+        sums.append(images.sum(dtype=torch.int64))
+        del images
+    expected = [cuda_stream.generate(range(s * 512, s * 512 + 512)).images.sum(dtype=torch.int64) for s in range(64)]
+    assert torch.equal(torch.stack(sums), torch.stack(expected))
+
+
+@pytest.mark.gpu
+def test_gpu_chunks_are_rendered_on_a_stream_of_their_own(cuda_stream: Stream) -> None:
+    lane = CudaLane(cuda_stream.device)
+    assert lane.side != torch.cuda.current_stream()
+    batch, event = lane.launch(lambda: cuda_stream.generate(range(64)))
+    lane.settle(event)
+    assert event.query() and batch.images.is_cuda
+    lane.admit(batch, event, lane.consumer())
+    assert torch.equal(batch.images, cuda_stream.generate(range(64)).images)
+
+
+@pytest.mark.gpu
+def test_gpu_host_cost_of_a_batch_is_slicing() -> None:
+    import time
+
+    walk = iter(DataLoader(StreamDataset(open_stream("seed-readme", device="cuda"), 512), batch_size=None))
+    for _ in range(64):
+        next(walk)
+    torch.cuda.synchronize()
+    begin = time.thread_time()
+    for _ in range(512):
+        next(walk)
+    assert (time.thread_time() - begin) / 512 < 50e-6
