@@ -38,6 +38,8 @@ class Commands(TyperGroup):
         except BrokenPipeError:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nobody reads on: nothing to flush to
             sys.exit(1)
+        except typer.Abort:  # the user pressed Ctrl-C
+            sys.exit(130)
         except (FractalStreamsError, ImportError, OSError) as error:
             sys.exit(complain(str(error)))
         except Exception as error:
