@@ -1,7 +1,9 @@
 """The demo: the same small network trained twice, on an endless stream and on a finite set cut from it.
 
 Question: what does it buy to train on pictures that never repeat?
-Claim: on 2 CPU cores, in about a minute, CLAIM
+Claim: after 61,440 pictures 80.7, 71.2 and 78.9 % of held-out pictures are right with the stream, 54.3, 47.2 and
+44.2 % with the first 2,000 of it again and again (seeds 0, 1, 2, each with its own ten classes; chance 10 %). Both
+trainings together take 86 s of CPU time, about a minute on 2 cores.
 
     fractal-streams demo
 """
@@ -54,7 +56,7 @@ class Budget:
 
 
 BUDGETS = {
-    "cpu": Budget(batch_size=64, width=32, steps_per_second=12.0),
+    "cpu": Budget(batch_size=64, width=32, steps_per_second=16.0),
     "cuda": Budget(batch_size=512, width=64, steps_per_second=100.0),
 }
 
@@ -164,7 +166,7 @@ def run(
     )  # fmt: skip
     draw_curves(folder / "curves.png", result)
     write_json(folder / "result.json", result)
-    console.print(summary(result))
+    report(console, result)
     return result
 
 
@@ -299,9 +301,10 @@ def progress(console: Console) -> Progress:
     )  # fmt: skip
 
 
-def summary(result: DemoResult) -> Table:
-    """The figures as a table."""
-    table = Table(title=f"{result.weights:,} weights on {result.device}, {result.seconds:.0f} s", title_justify="left")
+def report(console: Console, result: DemoResult) -> None:
+    """Print the figures and where the pictures are."""
+    title = f"{result.weights:,} weights, {result.device}, {result.seconds:.0f} s"
+    table = Table(title=title, title_justify="left")
     table.add_column("")
     for training in (result.endless, result.finite):
         table.add_column(training.name, justify="right")
@@ -316,9 +319,9 @@ def summary(result: DemoResult) -> Table:
         ("time spent waiting for data", [f"{one.waiting:.1%}" for one in both]),
     ):
         table.add_row(title, *values)
-    table.caption = "\n".join(f"{path}" for path in (*result.pictures, result.folder / "result.json"))
-    table.caption_justify = "left"
-    return table
+    console.print(table)
+    for path in (*result.pictures, result.folder / "result.json"):
+        console.print(f"{path.stem}: {path}", soft_wrap=True, highlight=False)
 
 
 def draw_curves(path: Path, result: DemoResult) -> None:
@@ -326,7 +329,7 @@ def draw_curves(path: Path, result: DemoResult) -> None:
     figure = Figure(figsize=(10, 4), layout="constrained")
     accuracy, loss = figure.subplots(1, 2)
     for training, colour in ((result.endless, "tab:blue"), (result.finite, "tab:orange")):
-        seen = [point.pictures for point in training.curve]
+        seen = [point.pictures / 1000 for point in training.curve]
         held_out = [100 * point.test_accuracy for point in training.curve]
         accuracy.plot(seen, held_out, "o-", color=colour, label=f"{training.name}, held out")
         trained = [100 * point.train_accuracy for point in training.curve]
@@ -334,9 +337,9 @@ def draw_curves(path: Path, result: DemoResult) -> None:
         loss.plot(seen, [point.test_loss for point in training.curve], "o-", color=colour, label=training.name)
     accuracy.axhline(100 * result.chance, color="grey", linestyle=":", label="chance")
     loss.axhline(-math.log(result.chance), color="grey", linestyle=":", label="chance")
-    accuracy.set(xlabel="pictures seen", ylabel="accuracy, %", ylim=(0, 101))
-    loss.set(xlabel="pictures seen", ylabel="held-out cross-entropy, nats", ylim=(0, None))
-    accuracy.legend(fontsize="small")
+    accuracy.set(xlabel="pictures seen, thousands", ylabel="accuracy, %", xlim=(0, None), ylim=(0, 101))
+    loss.set(xlabel="pictures seen, thousands", ylabel="held-out cross-entropy, nats", xlim=(0, None), ylim=(0, None))
+    accuracy.legend(fontsize="small", loc="center right", bbox_to_anchor=(1.0, 0.3))
     loss.legend(fontsize="small")
     whole_file(path, lambda written: figure.savefig(written, format="png", dpi=120))
 
@@ -359,6 +362,7 @@ def draw_classes(path: Path, seed: int, columns: int = 8, pixels: int = 96) -> N
 def write_json(path: Path, result: DemoResult) -> None:
     """All figures, for programs."""
     figures = json.dumps({**asdict(result), "folder": str(result.folder)}, indent=2) + "\n"
+
     def write(written: Path) -> None:
         written.write_text(figures)
 
