@@ -1,6 +1,7 @@
 """Stripe average: the mean over the orbit of 1/2 + 1/2 sin(stripes arg z), the first step left out.
 
-The last step is weighed by the share of it at the bound, so that no edge shows between counts.
+The last step is weighed by the share of it at the bound, so that no edge shows between counts. An
+orbit that falls into 0 has no angle there: its stripes fade below |z| = 1e-10, before float32 ends.
 
 J. Haerkoenen, "On Smooth Fractal Coloring Techniques", master's thesis, Abo Akademi (2007).
 """
@@ -8,13 +9,15 @@ J. Haerkoenen, "On Smooth Fractal Coloring Techniques", master's thesis, Abo Aka
 from fractal_streams.colouring.crossing import GAPS, crossing, gaps
 from fractal_streams.colouring.definition import colouring
 from fractal_streams.colouring.palette import PALETTE, palette
-from fractal_streams.dialect import atan2, log2, maximum, reciprocal, sin, where
+from fractal_streams.dialect import atan2, log2, maximum, minimum, reciprocal, sin, where
 from fractal_streams.formulas.definition import Parameter
 
 
 def stripe_sum(zr, zi, goal_r, goal_i, n, gap, total, last, stripes):
     gap, gap_before = gaps(zr, zi, goal_r, goal_i, gap)
-    last = where(n < 0.5, 0.0, 0.5 + 0.5 * sin(stripes * atan2(zi, zr)))
+    size = minimum(zr * zr + zi * zi, 1.0)
+    weight = size * reciprocal(size + 1e-20)
+    last = where(n < 0.5, 0.0, 0.5 + 0.5 * weight * sin(stripes * atan2(zi, zr)))
     return gap, gap_before, total + last, last, n
 
 
