@@ -339,7 +339,7 @@ def draw_curves(path: Path, result: DemoResult) -> None:
     loss.axhline(-math.log(result.chance), color="grey", linestyle=":", label="chance")
     accuracy.set(xlabel="pictures seen, thousands", ylabel="accuracy, %", xlim=(0, None), ylim=(0, 101))
     loss.set(xlabel="pictures seen, thousands", ylabel="held-out cross-entropy, nats", xlim=(0, None), ylim=(0, None))
-    accuracy.legend(fontsize="small", loc="center right", bbox_to_anchor=(1.0, 0.3))
+    accuracy.legend(fontsize="small", loc="center right", bbox_to_anchor=(1.0, 0.26))
     loss.legend(fontsize="small")
     whole_file(path, lambda written: figure.savefig(written, format="png", dpi=120))
 

@@ -9,8 +9,8 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from fractal_streams.recipes.benchmarks import cpu_peers  # noqa: E402
-from fractal_streams.recipes.benchmarks.cpu_peers import (  # noqa: E402
+from fractal_streams.recipes.benchmarks import cpu_peers
+from fractal_streams.recipes.benchmarks.cpu_peers import (
     COMPILED,
     COMPLEX,
     EAGER,

@@ -13,11 +13,11 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("rich")
 pytest.importorskip("matplotlib")
 
-from fractal_streams.recipes import demo  # noqa: E402
-from PIL import Image  # noqa: E402
+from fractal_streams.recipes import demo
+from PIL import Image
 
-from fractal_streams import open_stream  # noqa: E402
-from fractal_streams.errors import DeviceError, InvalidValueError  # noqa: E402
+from fractal_streams import open_stream
+from fractal_streams.errors import DeviceError, InvalidValueError
 
 SECONDS = 16 / demo.BUDGETS["cpu"].steps_per_second
 """16 steps."""
