@@ -7,7 +7,7 @@ from typing import Any
 
 from fractal_streams.errors import InvalidValueError, unknown_name
 from fractal_streams.formulas import CATALOGUE
-from fractal_streams.priors import Constant, LogUniform, Uniform
+from fractal_streams.priors import Constant, LogUniform, Prior, Uniform
 from fractal_streams.seed_code import SeedCodeSpec, SeedCodeStream
 from fractal_streams.spec import StreamSpec
 from fractal_streams.stream import StillStream, Stream
@@ -16,14 +16,14 @@ from fractal_streams.video import VideoSpec, VideoStream
 LIVELY = {"power": Uniform(1.0, 5.0), "frequency": Uniform(2.0, 10.0)}
 """Priors under which nearly no picture is constant: powers below 1 give black ones."""
 
-RIM = {
+RIM: dict[str, Prior] = {
     "anchor": Uniform(0.99, 1.03), "anchor_angle": Uniform(0.0, 6.283185307179586),
-    "centre_x": Constant(0.0), "centre_y": Constant(0.0), "half_width": LogUniform(0.06, 0.9),
+    "centre_x": Constant(0.0), "centre_y": Constant(0.0), "half_width": LogUniform(0.1, 0.9),
 }  # fmt: skip
 """Views at the rim of a period-1 component, at every scale: the boundary is always near the middle."""
 
-FAMILIES = {
-    **{f"{name}.{parameter}": prior for name in ("mandelbrot", "multibrot", "lambda") for parameter, prior in RIM.items()},
+FAMILIES: dict[str, Prior] = {
+    **{f"{formula}.{name}": prior for formula in ("mandelbrot", "multibrot", "lambda") for name, prior in RIM.items()},
     "polynomial_power.power": Uniform(1.0, 5.0),
     "rotation": Uniform(0.0, 6.283185307179586),
 }
@@ -35,8 +35,12 @@ PRESETS: dict[str, Any] = {
     "fractal-1k": StreamSpec(formulas="polynomial_power", num_classes=1000, height=224, width=224, priors=LIVELY),
     "fractal-mnist": StreamSpec(formulas="polynomial_power", num_classes=10, height=28, width=28, priors=LIVELY),
     "fractal-families": StreamSpec(
-        formulas=CATALOGUE, num_classes=len(CATALOGUE), height=64, width=64,
-        colouring="exponential_smoothing", priors=FAMILIES,
+        formulas=CATALOGUE,
+        num_classes=len(CATALOGUE),
+        height=64,
+        width=64,
+        colouring="exponential_smoothing",
+        priors=FAMILIES,
     ),
     "seed-readme": StreamSpec(formulas="polynomial_power", num_classes=10, labels="balanced"),
     "seed-code": SeedCodeSpec(num_classes=10),

@@ -36,8 +36,6 @@ def smooth(
     brightness, contrast, palette_frequency, red_phase, green_phase, blue_phase,
 ):  # fmt: skip
     place = smooth_place(count, inside, zr, zi, pr, pi, gap, gap_before, radius, tolerance)
-    red, green, blue = palette(
-        place, brightness, contrast, palette_frequency, red_phase, green_phase, blue_phase
-    )
+    red, green, blue = palette(place, brightness, contrast, palette_frequency, red_phase, green_phase, blue_phase)
     outside = 1.0 - inside
     return outside * red, outside * green, outside * blue

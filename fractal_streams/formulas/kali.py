@@ -33,7 +33,7 @@ def kali_plane(x, y):
     class_parameters=("shift_x", "shift_y"),
     stop="never",
     radius=1.0,
-    iterations=14,
+    iterations=12,
     colouring="average_magnitude",
 )
 def kali(zr, zi, shift_x, shift_y):

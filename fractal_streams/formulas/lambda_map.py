@@ -10,7 +10,6 @@ B. Mandelbrot, Annals of the New York Academy of Sciences 357 (1980).
 from fractal_streams.dialect import cmul, cos, sin
 from fractal_streams.formulas.definition import Parameter, formula
 
-
 ANCHOR = {
     "anchor": Parameter(0.0, 0.0, "modulus of the lambda where the view's origin lies; 0 leaves it at 0"),
     "anchor_angle": Parameter(0.0, 0.0, "angle of that lambda", "radians"),

@@ -10,6 +10,7 @@ C. Itzykson, "Fractal structure of zeros in hierarchical models", J. Stat. Phys.
 from fractal_streams.dialect import cdiv, csquare
 from fractal_streams.formulas.definition import Parameter, formula
 
+
 @formula(
     source="B. Derrida, L. De Seze, C. Itzykson, J. Stat. Phys. 33 (1983) 559-569; The Beauty of Fractals (1986)",
     parameters={

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import re
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -83,7 +84,7 @@ def test_each_colouring_has_one_file() -> None:
 @pytest.mark.parametrize("name", CATALOGUE)
 def test_a_colouring_is_a_page_with_its_source(name: str) -> None:
     found = find_colouring(name)
-    page = importlib.import_module(found.module).__doc__
+    page = importlib.import_module(found.module).__doc__ or ""
     assert re.search(r"\b(19|20)\d\d\b", found.source) and re.search(r"\b(19|20)\d\d\b", page)
     for title, parameter in found.parameters.items():
         assert parameter.low < parameter.high and parameter.meaning, title
@@ -148,7 +149,7 @@ def test_an_orbit_still_inside_has_all_of_its_last_step() -> None:
 
 @pytest.mark.parametrize("name", ["smooth", "three_phase_sine"])
 def test_the_inside_is_black(name: str) -> None:
-    colours, x = paint_line(squares_out, find_colouring(name), (0.1, 2.0), **{"frequency": 3.0})
+    colours, x = paint_line(squares_out, find_colouring(name), (0.1, 2.0), frequency=3.0)
     assert (colours[:, x < 0.999] == 0.0).all()
     assert (colours[:, x > 1.1] > 0.0).any()
 
@@ -182,7 +183,7 @@ def weighed_mean(terms: list[float], part: float) -> float:
 def expected_place(name: str, z: list[complex], part: float, q: dict[str, float]) -> float:
     """The place in the palette of an orbit z[0], z[1], ..., computed with complex numbers."""
     if name == "exponential_smoothing":
-        terms = [np.exp(-abs(b) - 1 / max(abs(b - a), 1e-6)) for a, b in zip(z, z[1:], strict=False)]
+        terms = [np.exp(-abs(b) - 1 / max(abs(b - a), 1e-6)) for a, b in pairwise(z)]
         return 0.4 * np.log2(0.1 + sum(terms[:-1]) + part * terms[-1])
     if name == "average_magnitude":
         return weighed_mean([np.log2(1 + abs(w)) for w in z[1:]], part)
@@ -222,7 +223,7 @@ def test_orbits_are_painted_as_complex_arithmetic_says(name: str, trap_shape: fl
 def test_colours_have_no_edge_where_the_count_changes(name: str) -> None:
     """Below a bound of 2, where |z| alone is far from smooth."""
     found = find_colouring(name)
-    counts, x = paint_line(low_bound, steps_of_smooth, (0.92, 1.6), 0.05)
+    counts, _ = paint_line(low_bound, steps_of_smooth, (0.92, 1.6), 0.05)
     colours, _ = paint_line(low_bound, found, (0.92, 1.6), 0.05)
     change = np.abs(np.diff(colours, axis=1)).max(axis=0)
     steps = np.flatnonzero(np.diff(counts[1]))
@@ -268,7 +269,7 @@ def test_every_pair_gives_a_picture(name: str, of: str) -> None:
     from fractal_streams.draw.reference import draw
     from fractal_streams.spec import StreamSpec
 
-    spec = StreamSpec(formulas=of, colouring=name, height=16, width=16)
+    spec = StreamSpec(formulas=(of,), colouring=name, height=16, width=16)
     part = spec.parts()[0]
     _, table = draw(make_plan(spec, part, seed=1, split="train"), np.arange(2))
     images = ReferenceRenderer(np.float32).render(Raster.of(spec, part), table)

@@ -168,7 +168,7 @@ def test_newton_ends_at_the_roots(roots: int) -> None:
 
 def test_newton_stops_near_a_root_and_the_reference_counts_its_steps() -> None:
     q = {"roots": 3.0, "relaxation": 1.0, "relaxation_im": 0.0}
-    z, before, steps = 2 + 0.1j, 9.0, -1
+    z, before, steps = 2 + 0.1j, 9 + 0j, -1
     while abs(z - before) >= 1e-2:
         before, z, steps = z, z - (z**3 - 1) / (3 * z**2), steps + 1
     assert ends("newton", 2 + 0.1j, q) == (steps, False)
@@ -193,7 +193,7 @@ def test_a_half_turn_about_1_keeps_lambda_inside_or_outside(c: complex) -> None:
     one, other = ends("lambda", [c, 2 - c], iterations=200)
     c = c / 2 * (1 - c / 2)
     near = ends("mandelbrot", c, iterations=200)
-    if max(one[0], other[0], near[0]) < 150 or one[1] and near[1]:
+    if max(one[0], other[0], near[0]) < 150 or (one[1] and near[1]):
         assert one[1] == other[1] == near[1]
 
 

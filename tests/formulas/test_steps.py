@@ -58,9 +58,8 @@ STEPS: dict[str, Callable[[Complex, Complex, Complex, int, dict[str, Any]], Comp
     "lambda": lambda z, c, p, n, q: c * z * (1 - z),
     "magnet_1": lambda z, c, p, n, q: ((z**2 + c - 1) / (2 * z + c - 2)) ** 2,
     "magnet_2": lambda z, c, p, n, q: (
-        (z**3 + 3 * (c - 1) * z + (c - 1) * (c - 2)) / (3 * z**2 + 3 * (c - 2) * z + (c - 1) * (c - 2) + 1)
-    )
-    ** 2,
+        ((z**3 + 3 * (c - 1) * z + (c - 1) * (c - 2)) / (3 * z**2 + 3 * (c - 2) * z + (c - 1) * (c - 2) + 1)) ** 2
+    ),
     "kali": lambda z, c, p, n, q: kali(z, q),
     "kali_julia": kali_julia,
 }
