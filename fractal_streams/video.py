@@ -102,7 +102,7 @@ class VideoSpec:
     @property
     def formulas(self) -> tuple[str, ...]:
         """The names of the still pictures' formulas."""
-        return self.still.formulas
+        return tuple(self.still.formulas)
 
     @property
     def num_classes(self) -> int:

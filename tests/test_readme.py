@@ -1,4 +1,4 @@
-"""The README's Python snippets run as they stand, each for itself, in a folder of its own."""
+"""The Python snippets of each README run in their order, as one script in a folder of its own."""
 
 from __future__ import annotations
 
@@ -10,30 +10,30 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-FILES = [
-    path for path in (ROOT / "README.md", ROOT / "integrations/README.md", ROOT / "recipes/README.md") if path.is_file()
-]
-SNIPPET = re.compile(r"(?P<before>[^\n]*)\n+```python\n(?P<code>.*?)```", re.S)
+NAMES = [name for name in ("README.md", "integrations/README.md", "recipes/README.md") if (ROOT / name).is_file()]
+SNIPPET = re.compile(r"(?P<before>[^\n]*)\n+(?P<indent> *)```python\n(?P<code>.*?)```", re.S)
 
 
-def snippets() -> list[tuple[str, str, str]]:
-    """(file, line before, code) of each; `<!-- not run: why -->` on the line before leaves one out."""
-    return [
-        (path.relative_to(ROOT).as_posix(), found["before"], found["code"])
-        for path in FILES
-        for found in SNIPPET.finditer(path.read_text())
-    ]
+def script(name: str) -> str:
+    """All snippets of a file at their own line numbers; `<!-- not run: why -->` on the line before leaves one out."""
+    text = (ROOT / name).read_text()
+    lines = [""] * (text.count("\n") + 1)
+    for found in SNIPPET.finditer(text):
+        if "<!-- not run:" not in found["before"]:
+            first = text.count("\n", 0, found.start("code"))
+            for offset, line in enumerate(found["code"].splitlines()):
+                lines[first + offset] = line.removeprefix(found["indent"])
+    return "\n".join(lines)
 
 
-@pytest.mark.parametrize("file, before, code", snippets(), ids=lambda value: None)
-def test_a_snippet_runs(file: str, before: str, code: str, tmp_path: Path) -> None:
-    reason = re.search(r"<!-- not run: (.+?) -->", before)
-    if reason:
-        pytest.skip(reason[1])
-    run = subprocess.run([sys.executable, "-W", "error::DeprecationWarning:__main__", "-c", code],
-                         capture_output=True, text=True, cwd=tmp_path, timeout=300)  # fmt: skip
-    assert run.returncode == 0, f"{file}:\n{code}\n{run.stderr[-2000:]}"
+@pytest.mark.parametrize("name", NAMES)
+def test_the_snippets_run(name: str, tmp_path: Path) -> None:
+    path = tmp_path / "readme.py"
+    path.write_text(script(name))
+    run = subprocess.run([sys.executable, str(path)], capture_output=True, text=True, cwd=tmp_path, timeout=600)
+    assert run.returncode == 0, f"{name}, by its own line numbers:\n{run.stderr[-3000:]}"
 
 
 def test_the_readme_shows_python() -> None:
-    assert sum(file == "README.md" for file, _, _ in snippets()) >= 1
+    assert len(SNIPPET.findall((ROOT / "README.md").read_text())) >= 3
+    assert "import" in script("README.md")

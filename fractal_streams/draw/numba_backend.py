@@ -53,7 +53,7 @@ def _draw(indices, k0, k1, num_classes, balanced, operation, level, keys, number
         for i in range(indices.size):
             counter = labels[i] if level[row] == CLASS else indices[i]
             word, _ = philox_words(counter, keys[row, 0], keys[row, 1])
-            if kind == INTEGER or kind == CHOICE:
+            if kind in (INTEGER, CHOICE):
                 picked = (word * np.uint64(b)) >> _SHIFT
                 table[row, i] = choices[row, picked] if kind == CHOICE else np.float32(a + np.float64(picked))
                 continue

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 HERE = Path(__file__).parent
 SENTENCE = "change only with a version bump"
@@ -12,14 +13,17 @@ SENTENCE = "change only with a version bump"
 
 def main(names: list[str]) -> None:
     sys.path[:0] = [str(HERE.parent)]
-    from test_determinism import mean_levels, parameter_digests
+    from test_determinism import OTHERS, first_latents, mean_levels, parameter_digests
 
     from fractal_streams.presets import PRESETS
 
-    for kind, measure in (("parameters", parameter_digests), ("pictures", mean_levels)):
+    kinds: dict[str, Any] = {"parameters": parameter_digests, "pictures": mean_levels, "latents": first_latents}
+    for kind, measure in kinds.items():
         path = HERE / f"{kind}.json"
         pinned = json.loads(path.read_text()) if path.is_file() else {"": SENTENCE}
         for name in names:
+            if (name in OTHERS) != (kind == "latents"):
+                continue
             if name in pinned:
                 raise SystemExit(f"{name} is pinned already: {SENTENCE}")
             pinned[name] = measure(PRESETS[name])
