@@ -202,6 +202,8 @@ def demo(
     device: Device = "auto",
 ) -> None:
     """Draw the classes, train a small network on the stream, and say what came of it."""
+    # torch's threads would spin between two operations, on the cores that render: 3 times the time when they are few
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     from fractal_streams.recipes.demo import run
 
     run(folder, seconds, device)
