@@ -110,7 +110,9 @@ def test_absent_gpu_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-def test_runs_on_a_gpu(tmp_path: Path) -> None:
+def test_runs_on_a_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(demo, "HELD_OUT", 2000)
+    monkeypatch.setattr(demo, "FINITE", 2000)
     result = demo.run(tmp_path, 4.0, "cuda")
     assert result.endless.last.test_accuracy > result.finite.last.test_accuracy + 0.05
 
