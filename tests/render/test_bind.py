@@ -195,13 +195,13 @@ def test_a_formula_in_a_module_is_found_by_its_path(tmp_path: Path, monkeypatch:
         "from fractal_streams import formula\n"
         "from fractal_streams.dialect import absolute\n\n"
         "@formula(source='mine')\n"
-        "def flaming_boat(zr, zi, cr, ci):\n"
+        "def boat_of_flames(zr, zi, cr, ci):\n"
         "    return zr * zr - zi * zi + cr, 2.0 * absolute(zr * zi) + ci\n"
     )
     monkeypatch.syspath_prepend(str(tmp_path))
     with pytest.raises(UnknownNameError, match="imported first, or named as 'package.module:formula'"):
-        StreamSpec(formulas="flaming_boat")
-    spec = StreamSpec(formulas="boats_of_mine:flaming_boat", height=8, width=8)
+        StreamSpec(formulas="boat_of_flames")
+    spec = StreamSpec(formulas="boats_of_mine:boat_of_flames", height=8, width=8)
     assert StreamSpec.from_json(spec.to_json()) == spec
     raster, table = budget.pictures(spec, 2)
     found, truth = NumbaRenderer(1).render(raster, table), ReferenceRenderer().render(raster, table)
