@@ -189,8 +189,7 @@ class SeedCodeStream(Stream):
         block = total * np.uint64(BLOCKS[self.split])
         drawn = uniforms(index.astype(np.uint64) % total + block, len(SCALES))
         return {
-            name: (row * np.float32(scale))[:, None]
-            for (name, scale), row in zip(SCALES.items(), drawn, strict=True)
+            name: (row * np.float32(scale))[:, None] for (name, scale), row in zip(SCALES.items(), drawn, strict=True)
         }
 
 

@@ -250,9 +250,7 @@ def fit(
         spent += time.perf_counter() - began
         with half:
             accuracy, loss_value = evaluate(network, *held_out)
-        curve.append(
-            Point(pictures=seen, train_accuracy=train_accuracy, test_accuracy=accuracy, test_loss=loss_value)
-        )
+        curve.append(Point(pictures=seen, train_accuracy=train_accuracy, test_accuracy=accuracy, test_loss=loss_value))
         bars.update(bar, note=f"test {accuracy:.0%}")
     return Training(name=name, distinct=distinct, seconds=spent, waiting=waited / spent, curve=tuple(curve))
 

@@ -21,7 +21,7 @@ from fractal_streams.seed_code import class_coefficients, sweep
 from fractal_streams.spec import StreamSpec
 
 torch = pytest.importorskip("torch")
-from fractal_streams import FractalImageDataset, FractalVideoDataset  # noqa: E402
+from fractal_streams import FractalImageDataset, FractalVideoDataset
 
 ORACLES = np.load(Path(__file__).parent / "oracles" / "seed_fractals.npz")
 

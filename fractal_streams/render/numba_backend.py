@@ -6,7 +6,7 @@ import inspect
 import multiprocessing
 import os
 from concurrent.futures import ThreadPoolExecutor
-from functools import lru_cache
+from functools import cache
 from types import ModuleType
 from typing import Any
 
@@ -70,7 +70,7 @@ def split(count: int, height: int, width: int, threads: int) -> list[tuple[int, 
     ]
 
 
-@lru_cache(maxsize=None)
+@cache
 def compiled(raster: Raster) -> ModuleType:
     """The generated module of a raster; its kernel compiles on first use and is cached on disk."""
     return load("numba", source(raster))

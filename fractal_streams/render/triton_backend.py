@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import inspect
-from functools import lru_cache
+from functools import cache
 from types import ModuleType
 from typing import Any
 
 import torch
-import triton
 
 from fractal_streams.errors import InvalidValueError
 from fractal_streams.render import triton_kernel
@@ -49,12 +48,14 @@ class TritonRenderer:
         lookup, grid = self.constants(raster, pixels)
         tall, wide = self.tile or tile_shape(raster)
         tiles = -(-height // tall) * -(-width // wide)
-        vote = next((steps for steps in VOTES if raster.iterations % steps == 0), 4)
+        vote = min(raster.iterations, next((steps for steps in VOTES if raster.iterations % steps == 0), 4))
         table = table.contiguous()
         if count * tiles > MAX_PROGRAMS:
-            raise InvalidValueError(f"{count} pictures of {height}x{width} are more than one launch holds: ask for fewer")
+            raise InvalidValueError(
+                f"{count} pictures of {height}x{width} are more than one launch holds: ask for fewer"
+            )
         compiled(raster).kernel[(count * tiles,)](
-            table, lookup, out, grid, count, height, width, raster.supersample, tall, wide, min(vote, raster.iterations),
+            table, lookup, out, grid, count, height, width, raster.supersample, tall, wide, vote,
             pixels.channels_last, pixels.dtype == "uint8", num_warps=1, enable_fp_fusion=True,
         )  # fmt: skip
         return out.view(getattr(torch, pixels.dtype))
@@ -63,8 +64,10 @@ class TritonRenderer:
         """The lookup and the grid on the device, uploaded once."""
         key = (pixels, raster.height, raster.width, raster.matrix)
         if key not in self._constants:
-            lookup = torch.from_numpy(pixels.table()) if pixels.dtype == "uint8" else torch.from_numpy(
-                pixels.table().view("int32" if pixels.dtype == "float32" else "int16")
+            lookup = (
+                torch.from_numpy(pixels.table())
+                if pixels.dtype == "uint8"
+                else torch.from_numpy(pixels.table().view("int32" if pixels.dtype == "float32" else "int16"))
             )
             grid = torch.tensor(raster.grid(), dtype=torch.float32)
             self._constants[key] = lookup.to(self.device), grid.to(self.device)
@@ -76,7 +79,7 @@ def tile_shape(raster: Raster) -> tuple[int, int]:
     return (8, 8) if raster.height * raster.width <= 256 * 256 else (16, 8)
 
 
-@lru_cache(maxsize=None)
+@cache
 def compiled(raster: Raster) -> ModuleType:
     """The generated module of a raster; its kernel compiles on first use and is cached on disk."""
     return load("triton", source(raster))
@@ -88,8 +91,9 @@ def source(raster: Raster) -> str:
     kept = len(raster.colouring.accumulators)
     held = "".join(f"tl.where(on, new[{j}], a[{j}]), " for j in range(kept)) or "a[0],"
     first = "".join(f"z - z + FIRST_{j}, " for j in range(kept)) or "z - z,"
+    loads = "".join(f"tl.load(table + {j} * stride), " for j in range(rows))
     helpers = [
-        f"def gather(table, stride):\n    return ({''.join(f'tl.load(table + {j} * stride), ' for j in range(rows))})\n",
+        f"def gather(table, stride):\n    return ({loads})\n",
         f"def keep(on, new, a):\n    return ({held})\n",
         f"def begin(z):\n    return ({first})\n",
     ]
@@ -97,10 +101,13 @@ def source(raster: Raster) -> str:
         helpers.append("def observe(a, zr, zi, pr, pi, n, p):\n    return a\n")
     written = "\n\n".join("@triton.jit\n" + helper for helper in helpers)
     asked = {*inspect.signature(raster.colouring.paint).parameters}
-    switches = flags(raster) | {"FREEZES": bool(asked & {"zr", "zi", "pr", "pi"}) or raster.colouring.observe is not None}
+    switches = flags(raster) | {
+        "FREEZES": bool(asked & {"zr", "zi", "pr", "pi"}) or raster.colouring.observe is not None
+    }
     globals_ = "".join(f"{name} = tl.constexpr({value})\n" for name, value in switches.items())
     firsts = "".join(
-        f"FIRST_{j} = tl.constexpr({float(value)!r})\n" for j, value in enumerate(raster.colouring.accumulators.values())
+        f"FIRST_{j} = tl.constexpr({float(value)!r})\n"
+        for j, value in enumerate(raster.colouring.accumulators.values())
     )
     body = inspect.getsource(triton_kernel)
     body = body[body.index("@triton.jit") :]

@@ -21,7 +21,6 @@ __all__ = [
 INTERPRETED = tl.constexpr(os.environ.get("TRITON_INTERPRET", "0") == "1")
 
 
-
 @triton.jit
 def where(condition, yes, no):
     return tl.where(condition, yes, no)
@@ -95,7 +94,9 @@ def _ratio(short, long):
     if INTERPRETED:
         return short / tl.maximum(long, 1e-37)
     else:
-        return tl.inline_asm_elementwise("mul.sat.f32 $0, $1, $2;", "=f,f,f", [short, reciprocal(long)], tl.float32, True, 1)
+        return tl.inline_asm_elementwise(
+            "mul.sat.f32 $0, $1, $2;", "=f,f,f", [short, reciprocal(long)], tl.float32, True, 1
+        )
 
 
 @triton.jit

@@ -21,12 +21,12 @@ from typing import Any
 import numpy as np
 import torch
 import triton
+from fractal_streams.recipes.benchmarks import seed_method
 from torch.utils.data import DataLoader
 from triton.testing import do_bench
 
 from fractal_streams import StreamDataset, StreamSpec, open_stream
 from fractal_streams.formulas import CATALOGUE
-from fractal_streams.recipes.benchmarks import seed_method
 from fractal_streams.render.reference import ReferenceRenderer
 from fractal_streams.stream import StillStream
 
@@ -61,7 +61,9 @@ def parity(size: int = 64, count: int = 64) -> dict[str, float]:
     right = cpu.generate(range(count)).images.astype(int)
     differ = (np.abs(ours - right).max(axis=1) > 2).mean(axis=(1, 2))
     if differ.mean() > 0.01:
-        raise SystemExit(f"parity is red: {differ.mean():.4f} of the pixels differ from the reference; no speed is shown")
+        raise SystemExit(
+            f"parity is red: {differ.mean():.4f} of the pixels differ from the reference; no speed is shown"
+        )
     return {"mean": float(differ.mean()), "worst": float(differ.max())}
 
 

@@ -8,10 +8,10 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("triton")
 
-from fractal_streams.draw import make_plan, numba_backend, reference  # noqa: E402
-from fractal_streams.draw.triton_backend import DevicePlan  # noqa: E402
-from fractal_streams.priors import Choice, Integer, LogUniform  # noqa: E402
-from fractal_streams.spec import StreamSpec  # noqa: E402
+from fractal_streams.draw import make_plan, numba_backend, reference
+from fractal_streams.draw.triton_backend import DevicePlan
+from fractal_streams.priors import Choice, Integer, LogUniform
+from fractal_streams.spec import StreamSpec
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 PRIORS = {
@@ -42,7 +42,9 @@ def test_indices_near_and_far(labels: str, num_classes: int) -> None:
     assert equal(drawn, *reference.draw(plan, indices))
 
 
-@pytest.mark.parametrize("indices", [range(0), range(1), range(7, 600), range(2**63 - 3, 2**63), range(5, 2**40, 2**33)])
+@pytest.mark.parametrize(
+    "indices", [range(0), range(1), range(7, 600), range(2**63 - 3, 2**63), range(5, 2**40, 2**33)]
+)
 def test_a_range_is_its_indices(indices: range) -> None:
     plan = plan_of("drawn")
     drawn = DevicePlan(plan, DEVICE).draw(indices)

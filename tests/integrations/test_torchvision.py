@@ -252,9 +252,7 @@ def test_pickle_is_small(kind):
 def test_workers_give_the_same_samples(context):
     dataset = small(FractalCIFAR10)
     here = list(DataLoader(dataset, batch_size=5, collate_fn=collate))
-    there = list(
-        DataLoader(dataset, batch_size=5, collate_fn=collate, num_workers=2, multiprocessing_context=context)
-    )
+    there = list(DataLoader(dataset, batch_size=5, collate_fn=collate, num_workers=2, multiprocessing_context=context))
     for (images, targets), (other_images, other_targets) in zip(here, there, strict=True):
         assert targets == other_targets
         assert all(np.array_equal(a, b) for a, b in zip(images, other_images, strict=True))

@@ -13,12 +13,12 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("triton")
 
-from fractal_streams.draw import make_plan, reference  # noqa: E402
-from fractal_streams.errors import InvalidValueError  # noqa: E402
-from fractal_streams.render.raster import PixelFormat, Raster  # noqa: E402
-from fractal_streams.render.reference import ReferenceRenderer  # noqa: E402
-from fractal_streams.render.triton_backend import TritonRenderer  # noqa: E402
-from fractal_streams.spec import StreamSpec  # noqa: E402
+from fractal_streams.draw import make_plan, reference
+from fractal_streams.errors import InvalidValueError
+from fractal_streams.render.raster import PixelFormat, Raster
+from fractal_streams.render.reference import ReferenceRenderer
+from fractal_streams.render.triton_backend import TritonRenderer
+from fractal_streams.spec import StreamSpec
 
 # an orbit may overflow; NumPy, which the interpreter computes with, warns where a GPU is silent
 pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")

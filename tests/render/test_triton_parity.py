@@ -10,15 +10,15 @@ import pytest
 
 torch = pytest.importorskip("torch")
 triton = pytest.importorskip("triton")
-import triton.language as tl  # noqa: E402
+import triton.language as tl
+from budget import judge, pictures
 
-from fractal_streams.colouring import CATALOGUE as COLOURINGS  # noqa: E402
-from fractal_streams.formulas import CATALOGUE as FORMULAS  # noqa: E402
-from fractal_streams.render import triton_primitives  # noqa: E402
-from fractal_streams.render.rounding import MEASURED, Errors, measure_errors  # noqa: E402
-from fractal_streams.render.triton_backend import TritonRenderer  # noqa: E402
-from fractal_streams.spec import StreamSpec  # noqa: E402
-from budget import judge, pictures  # noqa: E402
+from fractal_streams.colouring import CATALOGUE as COLOURINGS
+from fractal_streams.formulas import CATALOGUE as FORMULAS
+from fractal_streams.render import triton_primitives
+from fractal_streams.render.rounding import MEASURED, Errors, measure_errors
+from fractal_streams.render.triton_backend import TritonRenderer
+from fractal_streams.spec import StreamSpec
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")
