@@ -5,9 +5,8 @@ from __future__ import annotations
 import copy
 import multiprocessing
 import pickle
-import random
 from collections.abc import Iterator
-from itertools import chain, islice
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -15,14 +14,13 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
+from digits import Digits, indices_of
 from torch.utils.data import DataLoader
 
 from fractal_streams import IndexedStream, Shard, StreamDataset, open_stream, torch_data
 from fractal_streams.batch import Batch, Sample
 from fractal_streams.errors import DeviceError, IndexRangeError, InvalidValueError, VersionError
 from fractal_streams.prefetch import CudaLane, ahead
-from fractal_streams.render.raster import PixelFormat
-from fractal_streams.rng import checked_indices
 from fractal_streams.stream import Stream
 
 pytestmark = [
@@ -31,108 +29,6 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:This DataLoader will create:UserWarning"),
     pytest.mark.filterwarnings("ignore:'set_vital' is deprecated:UserWarning"),  # torchdata calls it
 ]
-
-WORKERS, WORLDS, BATCHES = (0, 1, 3), (1, 2, 3, 8), (1, 7, 512)
-
-
-class Digits(Stream):
-    """A stream whose pixels are the bytes of the index: (3, 1, 8) uint8; the label is index mod 10."""
-
-    def __init__(self, seed: int = 0, device: str = "cpu", height: int = 1) -> None:
-        self.seed, self.split, self.device, self.num_classes = seed, "train", device, 10
-        self.pixels, self.height = PixelFormat(), height
-        self.calls: list[Any] = []
-
-    def generate(self, indices: Any) -> Batch:
-        self.calls.append(indices)
-        index = checked_indices(indices)
-        images = np.repeat(index.view(np.uint8).reshape(-1, 1, 1, 8), 3, axis=1).repeat(self.height, axis=2)
-        return Batch(index, images, index % 10, {"half": index.astype(np.float32) / 2})
-
-    def digest(self) -> str:
-        return f"digits-{self.seed}-train"
-
-
-def indices_of(images: Any) -> list[int]:
-    """The indices that the pixels of `Digits` spell, equal in all three channels."""
-    array = np.ascontiguousarray(np.asarray(images)[:, :, 0])
-    assert (array == array[:, :1]).all()
-    return array[:, 0].copy().view(np.int64)[:, 0].tolist()
-
-
-def rank_steps(dataset: StreamDataset, workers: int) -> list[list[int]]:
-    """What one rank's loader gives: the indices of each of its steps."""
-    loader = DataLoader(dataset, batch_size=None, num_workers=workers)
-    steps = []
-    for images, labels in loader:
-        steps.append(indices_of(images))
-        assert labels.tolist() == [index % 10 for index in steps[-1]]
-    return steps
-
-
-def world_order(world: int, workers: int, **settings: Any) -> list[int]:
-    """The indices of all ranks: step by step, within a step rank by rank."""
-    ranks = [
-        rank_steps(StreamDataset(Digits(), shard=Shard(rank, world), **settings), workers) for rank in range(world)
-    ]
-    longest = max(map(len, ranks))
-    return [index for step in range(longest) for rank in ranks for index in (rank[step] if step < len(rank) else [])]
-
-
-def check_order(total: int, grid: list[tuple[int, int, int]]) -> None:
-    for workers, world, batch in grid:
-        got = world_order(world, workers, batch_size=batch, length=total)
-        assert got == list(range(total)), (workers, world, batch)
-
-
-def check_restarts(total: int, restarts: int, seed: int) -> None:
-    """Killed at random points and each time resumed from one integer in another layout: nothing lost or repeated."""
-    chance = random.Random(seed)
-    stops = sorted(chance.sample(range(1, total), restarts)) + [total]
-    position, seen = 0, []
-    for stop in stops:
-        workers, world, batch = chance.choice(WORKERS), chance.choice(WORLDS), chance.choice(BATCHES)
-        count = max(0, stop - position) // (batch * world)
-        if stop == total:
-            count = total
-        elif not count:
-            continue
-        datasets = [
-            StreamDataset(Digits(), batch, start=position, length=total, shard=Shard(rank, world))
-            for rank in range(world)
-        ]
-        loaders = [iter(DataLoader(dataset, batch_size=None, num_workers=workers)) for dataset in datasets]
-        steps = 0
-        while steps < count:
-            taken = [next(loader, None) for loader in loaders]
-            if taken[0] is None:
-                break
-            seen += chain.from_iterable(indices_of(item[0]) for item in taken if item is not None)
-            steps += 1
-        position = datasets[0].position_after(steps)
-        if not workers and stop != total:
-            assert position == datasets[0].position
-        del loaders
-    assert position == total
-    assert seen == list(range(total))
-
-
-def test_order_is_the_streams_for_any_workers_world_and_batch() -> None:
-    check_order(2300, [(0, world, batch) for world in WORLDS for batch in BATCHES])
-    check_order(2300, [(1, 2, 512), (3, 1, 7), (3, 3, 512), (3, 2, 64)])
-
-
-def test_restarts_in_other_layouts_lose_and_repeat_nothing() -> None:
-    for seed in range(2):
-        check_restarts(2500, 5, seed)
-
-
-@pytest.mark.slow
-def test_the_same_100_000_samples() -> None:
-    check_order(100_000, [(workers, world, batch) for workers in WORKERS for world in WORLDS for batch in (7, 512)])
-    # 100,000 batches of one through worker processes take most of a minute: each number of workers once.
-    check_order(100_000, [*((0, world, 1) for world in WORLDS), (1, 2, 1), (3, 3, 1)])
-    check_restarts(100_000, 20, seed=0)
 
 
 def test_real_images_are_the_streams_own_through_worker_processes() -> None:
