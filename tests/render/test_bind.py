@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from fractal_streams.colouring import colouring
-from fractal_streams.dialect import absolute, where
+from fractal_streams.dialect import absolute, reciprocal, where
 from fractal_streams.errors import FormulaError, UnknownNameError
 from fractal_streams.formulas import Formula, Parameter, find_formula, formula
 from fractal_streams.render import bind, numba_backend
@@ -50,6 +50,18 @@ def test_a_formula_of_ones_own_runs_on_both_renderers() -> None:
     found, truth = NumbaRenderer(1).render(raster, table), ReferenceRenderer().render(raster, table)
     assert len(np.unique(truth)) > 20
     assert budget.differing(found, truth).sum() <= 4
+
+
+@formula(source=SOURCE)
+def inverted(zr: Any, zi: Any, cr: Any, ci: Any) -> Any:
+    return 0.1 * reciprocal(zr) + cr, 0.1 / zi + ci
+
+
+def test_division_by_zero_is_infinite_and_no_exception() -> None:
+    """The orbit starts at 0, and so divides by it: as in NumPy, the orbit is outside."""
+    raster, table = raster_of(inverted)
+    found, truth = NumbaRenderer(1).render(raster, table), ReferenceRenderer().render(raster, table)
+    assert (found == truth).all()
 
 
 def test_the_module_holds_float32_and_nothing_of_the_callers() -> None:
