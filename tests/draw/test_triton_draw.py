@@ -61,5 +61,5 @@ def test_ten_million_indices_on_a_gpu() -> None:
         indices = np.arange(first, first + 2_500_000)
         labels, table = numba_backend.draw(plan, indices)
         assert equal(device.draw(range(first, first + 2_500_000)), labels, table)
-        if first == 0:
-            assert equal((None, *map(torch.from_numpy, (labels, table))), *reference.draw(plan, indices))
+        true_labels, true_table = reference.draw(plan, indices)
+        assert (labels == true_labels).all() and (table.view(np.uint32) == true_table.view(np.uint32)).all()
