@@ -33,7 +33,10 @@ from fractal_streams.render.reference import view_to_plane
 Backend = Literal["numba", "triton"]
 _loading = threading.Lock()
 
-DECORATOR = {"numba": "@numba.njit(nogil=True, forceinline=True, fastmath=FLAGS)", "triton": "@triton.jit"}
+DECORATOR = {
+    "numba": '@numba.njit(nogil=True, forceinline=True, fastmath=FLAGS, error_model="numpy")',  # x / 0 is no exception
+    "triton": "@triton.jit",
+}
 HEADER = {
     "numba": "import numba\nimport numpy as np\nfrom fractal_streams.render.numba_primitives import *\n",
     "triton": "import triton\nimport triton.language as tl\nfrom fractal_streams.render.triton_primitives import *\n",

@@ -51,7 +51,7 @@ __all__ = [
     "where",
 ]  # fmt: skip
 
-primitive = numba.njit(nogil=True, forceinline=True, fastmath=FLAGS)
+primitive = numba.njit(nogil=True, forceinline=True, fastmath=FLAGS, error_model="numpy")
 
 
 @primitive
