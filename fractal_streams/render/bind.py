@@ -15,6 +15,7 @@ import importlib.util
 import inspect
 import math
 import os
+import stat
 import sys
 import tempfile
 import textwrap
@@ -244,16 +245,25 @@ def primitives_digest(backend: str) -> str:
 
 def cache_folder() -> Path:
     """Where generated modules and compiled code live: the user's cache folder, else a temporary one."""
-    base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    folder = base / "fractal-streams"
     try:
+        folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "fractal-streams"
         folder.mkdir(parents=True, exist_ok=True)
         if os.access(folder, os.W_OK):
             return folder
-    except OSError:
+    except (OSError, RuntimeError):  # RuntimeError: a user without a home
         pass
-    folder = Path(tempfile.gettempdir()) / f"fractal-streams-{os.getuid()}"
+    return temporary_folder()
+
+
+@cache
+def temporary_folder() -> Path:
+    """A folder of this user alone: its modules are run, so nobody else may write there."""
+    user = os.getuid() if hasattr(os, "getuid") else None  # Windows gives each user a temporary folder
+    folder = Path(tempfile.gettempdir()) / f"fractal-streams-{'cache' if user is None else user}"
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    found = folder.lstat()
+    if user is not None and (found.st_uid != user or found.st_mode & 0o022 or not stat.S_ISDIR(found.st_mode)):
+        return Path(tempfile.mkdtemp(prefix="fractal-streams-"))
     return folder
 
 

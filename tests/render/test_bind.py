@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -249,8 +251,51 @@ def test_the_cache_is_the_users_or_a_private_folder(tmp_path: Path, monkeypatch:
     (tmp_path / "blocked").write_text("a file where a folder should be")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "blocked"))
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    bind.temporary_folder.cache_clear()
     other = bind.cache_folder()
     assert other.parent == tmp_path and other.stat().st_mode & 0o777 == 0o700
+
+
+@pytest.fixture
+def no_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    def home() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setattr(Path, "home", home)
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    bind.temporary_folder.cache_clear()
+    yield tmp_path
+    bind.temporary_folder.cache_clear()
+
+
+def test_a_user_without_a_home_has_a_cache(no_home: Path) -> None:
+    assert bind.cache_folder() == no_home / f"fractal-streams-{os.getuid()}"
+
+
+def test_a_system_without_user_numbers_has_a_cache(no_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(os, "getuid")
+    assert bind.cache_folder() == no_home / "fractal-streams-cache"
+
+
+@pytest.mark.parametrize("kind", ["foreign", "open", "link"])
+def test_a_folder_that_others_may_write_to_is_not_used(kind: str, no_home: Path) -> None:
+    """Its modules are executed: who could write there would run code as this user."""
+    expected = no_home / f"fractal-streams-{os.getuid()}"
+    if kind == "link":
+        (no_home / "elsewhere").mkdir(mode=0o700)
+        expected.symlink_to(no_home / "elsewhere")
+    else:
+        expected.mkdir(mode=0o700)
+        if kind == "open":
+            expected.chmod(0o777)
+        elif os.getuid():
+            pytest.skip("only root can give a folder to another user")
+        else:
+            os.chown(expected, 54321, -1)
+    found = bind.cache_folder()
+    assert found != expected and found.stat().st_uid == os.getuid() and found.stat().st_mode & 0o777 == 0o700
+    assert bind.cache_folder() == found
 
 
 @pytest.mark.parametrize(
