@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import numba
@@ -22,7 +23,15 @@ _TAYLOR = np.array(EXP2_TAYLOR)
 _ROUNDS = rng.ROUNDS
 
 
-@numba.njit(nogil=True, cache=True)
+def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The function as machine code: kept on disk, where either this package's folder or the user's is writable."""
+    try:
+        return numba.njit(nogil=True, cache=True)(function)
+    except RuntimeError:  # "no locator available": Numba found no folder for its cache
+        return numba.njit(nogil=True)(function)
+
+
+@compiled
 def philox_words(index: Any, k0: Any, k1: Any) -> tuple[Any, Any]:
     """The first two words of an index, each a uint64 below 2**32."""
     unsigned = np.uint64(index)
@@ -35,7 +44,7 @@ def philox_words(index: Any, k0: Any, k1: Any) -> tuple[Any, Any]:
     return c0, c1
 
 
-@numba.njit(nogil=True, cache=True)
+@compiled
 def _draw(indices, k0, k1, num_classes, balanced, operation, level, keys, numbers, choices, labels, table):  # type: ignore[no-untyped-def]
     for i in range(indices.size):
         if balanced:

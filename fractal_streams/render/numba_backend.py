@@ -28,9 +28,17 @@ class NumbaRenderer:
     """
 
     def __init__(self, threads: int | None = None) -> None:
-        if threads is None:
-            threads = len(os.sched_getaffinity(0)) if multiprocessing.parent_process() is None else 1
-        self.threads = whole(threads, "threads", 1, 1024, "threads")
+        self._threads = None if threads is None else whole(threads, "threads", 1, 1024, "threads")
+
+    @property
+    def threads(self) -> int:
+        """The number in the process that asks: a stream made before its workers is carried into them."""
+        if self._threads is not None:
+            return self._threads
+        if multiprocessing.parent_process() is not None:
+            return 1
+        # Only Linux tells which cores a process may use.
+        return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
     def render(
         self, raster: Raster, table: npt.NDArray[np.float32], pixels: PixelFormat | None = None
@@ -48,12 +56,13 @@ class NumbaRenderer:
             np.ascontiguousarray(table, np.float32), lookup, out,
             np.array(raster.grid(), np.float32), np.array(raster.offsets(), np.float32),
         )  # fmt: skip
-        tasks = split(count, height, width, self.threads)
-        if len(tasks) == 1 or self.threads == 1:
+        threads = self.threads
+        tasks = split(count, height, width, threads)
+        if len(tasks) == 1 or threads == 1:
             for task in tasks:
                 module.kernel(*fixed, *task)
         else:
-            list(_pool(self.threads).map(lambda task: module.kernel(*fixed, *task), tasks))
+            list(_pool(threads).map(lambda task: module.kernel(*fixed, *task), tasks))
         return images.view(pixels.dtype) if pixels.dtype in ("float16", "float32") else images
 
 
@@ -94,7 +103,7 @@ def source(raster: Raster) -> str:
         helpers.append("def observe(a, zr, zi, pr, pi, n, p):\n    return (zr,)\n")
     written = "\n\n".join("@numba.njit(nogil=True, forceinline=True, fastmath=FLAGS)\n" + helper for helper in helpers)
     switches = "".join(f"{name} = {value}\n" for name, value in flags(raster).items())
-    numbers = f"ONE, ZERO = np.float32(1), np.float32(0)\nITERATIONS = np.float32({raster.iterations})\n"
+    numbers = f"CACHED = True\nONE, ZERO = np.float32(1), np.float32(0)\nITERATIONS = np.float32({raster.iterations})\n"
     return f"{module_text(raster, 'numba')}\n{switches}{numbers}\n\n{body}\n\n{written}"
 
 

@@ -13,6 +13,8 @@ import numpy as np
 
 from fractal_streams.render.numba_primitives import FLAGS
 
+CACHED = False  # True in a generated module, whose folder is writable; this file's need not be
+
 TILE_HEIGHT = 8
 TILE_WIDTH = 16
 LANES = TILE_HEIGHT * TILE_WIDTH
@@ -22,7 +24,7 @@ LANES = TILE_HEIGHT * TILE_WIDTH
 ZR, ZI, PR, PI, CR, CI, RED, GREEN, BLUE, COUNT, ALIVE, KEPT = (row * LANES for row in range(12))
 
 
-@numba.njit(nogil=True, cache=True, fastmath=FLAGS)
+@numba.njit(nogil=True, cache=CACHED, fastmath=FLAGS)
 def kernel(table, lookup, out, grid, offsets, first, last, top, bottom):
     """Fill out[first:last, :, top:bottom] from table[:, first:last].
 

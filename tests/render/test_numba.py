@@ -5,6 +5,9 @@ from __future__ import annotations
 import dataclasses
 import math
 import multiprocessing
+import os
+import subprocess
+import sys
 from typing import Any
 
 import budget
@@ -260,9 +263,31 @@ def test_a_number_of_threads_is_a_count(threads: Any) -> None:
 
 
 def test_a_worker_process_uses_one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert NumbaRenderer().threads >= 1
+    carried = NumbaRenderer()
+    assert carried.threads == len(os.sched_getaffinity(0))
     monkeypatch.setattr(multiprocessing, "parent_process", lambda: object())
-    assert NumbaRenderer().threads == 1
+    assert NumbaRenderer().threads == carried.threads == 1
+
+
+def test_a_system_that_tells_no_affinity_has_its_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(os, "sched_getaffinity")
+    monkeypatch.setattr(os, "cpu_count", lambda: 3)
+    assert NumbaRenderer().threads == 3
+
+
+def test_a_package_and_a_home_that_are_read_only_do_not_stop_it() -> None:
+    """Numba then finds no folder for its cache, and says so when a function that asks for one is defined."""
+    program = (
+        "from numba.core.caching import FunctionCache\n"
+        "FunctionCache._impl_class._locator_classes.clear()\n"
+        "import fractal_streams.draw.numba_backend, fractal_streams.render.numba_backend\n"
+        "from fractal_streams.rng import key, words\n"
+        "import numpy as np\n"
+        "word, _ = fractal_streams.draw.numba_backend.philox_words(5, *key('a'))\n"
+        "print(word == words(np.array([5]), key('a'))[0][0])\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.stdout == "True\n", done.stderr
 
 
 @pytest.mark.parametrize("threads", [1, 2, 3, 16])
