@@ -69,6 +69,12 @@ def colouring(
     def register(paint: Callable[..., Any]) -> Colouring:
         title = name or paint.__name__
         own = (*(accumulators or {}), *(parameters or {}))
+        for taken in own:
+            if taken in (*SEEN, *SUMMARY) or own.count(taken) > 1:
+                raise FormulaError(
+                    f"colouring {title!r}: {taken!r} is named twice, or as the orbit's own values are "
+                    f"({', '.join(dict.fromkeys((*SEEN, *SUMMARY)))}); rename the accumulator or parameter"
+                )
         for function, free in ((paint, SUMMARY), (observe, SEEN)):
             if function is None:
                 continue

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from fractal_streams.errors import FormulaError
 
 Scale = Literal["linear", "log", "integer"]
 Stop = Literal["escape", "converge", "either", "never"]
 Plane = Literal["parameter", "dynamical"]
+
+MAX_RADIUS = 1e15
+"""Of a formula's distances: the square is still a float32."""
 
 STATE = ("zr", "zi", "cr", "ci", "pr", "pi", "n")
 """What a step may ask for besides its parameters: z, c, the z before (p), the iteration number."""
@@ -51,6 +55,9 @@ class Formula:
     stop: "escape" when |z| >= radius, "converge" when |z - previous z| < tolerance or, when
         `limit` names a point, |z - limit| < tolerance; "either" of them; or "never": the orbit runs
         through, and its count is of the steps that ended within the radius.
+
+    Raises:
+        FormulaError: names the formula, the field, the value and what is allowed.
     """
 
     name: str
@@ -68,6 +75,36 @@ class Formula:
     colouring: str = "smooth"
     version: int = 1
     module: str = field(default="", compare=False)
+
+    def __post_init__(self) -> None:
+        allowed = {
+            "stop": (self.stop in get_args(Stop), f"one of {', '.join(get_args(Stop))}"),
+            "radius": (0.0 < self.radius <= MAX_RADIUS, f"in (0, {MAX_RADIUS:g}]"),
+            "tolerance": (1e-15 <= self.tolerance <= MAX_RADIUS, f"in [1e-15, {MAX_RADIUS:g}]"),
+            "iterations": (type(self.iterations) is int and self.iterations >= 1, "a whole number from 1 on"),
+            "degree": (0.0 < self.degree <= MAX_RADIUS, f"in (0, {MAX_RADIUS:g}]"),
+            "limit": (
+                self.limit is None or len(self.limit) == 2 and all(map(math.isfinite, self.limit)),
+                "None or two finite numbers",
+            ),
+        }
+        for field_name, (holds, what) in allowed.items():
+            if not holds:
+                raise FormulaError(
+                    f"formula {self.name!r}: {field_name} must be {what}, got {getattr(self, field_name)!r}"
+                )
+        for name in self.parameters:
+            if name in (*STATE, "x", "y"):
+                raise FormulaError(
+                    f"formula {self.name!r}: a parameter can't be named {name!r}, as the orbit's own values are "
+                    f"({', '.join((*STATE, 'x', 'y'))}); rename it"
+                )
+        for name in self.class_parameters:
+            if name not in self.parameters:
+                raise FormulaError(
+                    f"formula {self.name!r}: class_parameters names {name!r}, which is no declared parameter "
+                    f"({', '.join(self.parameters)}); add it to parameters="
+                )
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _import_formula, (self.module, self.name)
@@ -102,6 +139,7 @@ def formula(
 
     Example:
         >>> from fractal_streams import formula
+        >>> from fractal_streams.dialect import absolute
         >>> @formula(source="M. Michelitsch, O. E. Roessler, Computers & Graphics 16 (1992)")
         ... def flaming_boat(zr, zi, cr, ci):
         ...     return zr * zr - zi * zi + cr, 2.0 * absolute(zr * zi) + ci

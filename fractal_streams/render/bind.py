@@ -163,7 +163,9 @@ def module_text(raster: Raster, backend: Backend) -> str:
         constants = {name: f"tl.full([], {value}, tl.float32)" for name, value in constants.items()}
 
     def adapter(name: str, arguments: str, function: Callable[..., Any], given: dict[str, str]) -> str:
-        called = ", ".join({**rows, **given}.get(asked, asked) for asked in inspect.signature(function).parameters)
+        own = {word: word for word in arguments.split(", ") if word not in ("a", "p")}  # before a parameter's name
+        meant = {**rows, **given, **own}
+        called = ", ".join(meant.get(asked, asked) for asked in inspect.signature(function).parameters)
         inner = module.add(function)
         return f"{DECORATOR[backend]}\ndef {name}({arguments}):\n    return {inner}({called})\n"
 

@@ -195,6 +195,53 @@ def test_a_colouring_that_asks_for_what_is_not_declared_is_refused() -> None:
             return count, hue, hue
 
 
+@pytest.mark.parametrize(
+    "settings, why",
+    [
+        ({"stop": "excape"}, "stop must be one of escape, converge, either, never, got 'excape'"),
+        ({"radius": math.nan}, r"radius must be in \(0, 1e\+15\], got nan"),
+        ({"radius": 1e20}, "radius must be in"),
+        ({"tolerance": 0.0}, "tolerance must be in"),
+        ({"iterations": 0}, "iterations must be a whole number from 1 on, got 0"),
+        ({"degree": -2.0}, "degree must be in"),
+        ({"limit": (1.0, math.inf)}, "limit must be None or two finite numbers"),
+        ({"parameters": {"n": Parameter(2, 3, "")}}, "a parameter can't be named 'n'"),
+        ({"parameters": {"x": Parameter(2, 3, "")}}, "a parameter can't be named 'x'"),
+        ({"class_parameters": ("k",)}, "class_parameters names 'k', which is no declared parameter"),
+    ],
+)
+def test_a_declaration_that_can_not_be_meant_is_refused(settings: dict[str, Any], why: str) -> None:
+    with pytest.raises(FormulaError, match=f"formula 'ill_declared': {why}"):
+
+        @formula(source=SOURCE, **settings)
+        def ill_declared(zr: Any, zi: Any) -> Any:
+            return zr, zi
+
+
+@pytest.mark.parametrize(
+    "names", [{"accumulators": {"count": 0.0}}, {"parameters": {"n": Parameter(0, 1, "")}},
+              {"accumulators": {"k": 0.0}, "parameters": {"k": Parameter(0, 1, "")}}]
+)  # fmt: skip
+def test_a_colouring_names_nothing_as_the_orbit_does(names: dict[str, Any]) -> None:
+    with pytest.raises(FormulaError, match="colouring 'ill_named': '[knc]"):
+
+        @colouring(source=SOURCE, **names)
+        def ill_named(inside: Any) -> Any:
+            return inside, inside, inside
+
+
+@formula(source=SOURCE, parameters={"count": Parameter(0.1, 0.4, "a word of the colourings")})
+def counted(zr: Any, zi: Any, cr: Any, ci: Any, count: Any) -> Any:
+    return zr * zr - zi * zi + cr + count, 2.0 * zr * zi + ci
+
+
+def test_a_colouring_counts_steps_whatever_a_formula_calls_its_parameters() -> None:
+    raster, table = raster_of(counted, colouring="three_phase_sine")
+    found, truth = NumbaRenderer(1).render(raster, table), ReferenceRenderer().render(raster, table)
+    assert len(np.unique(truth)) > 5
+    assert budget.differing(found, truth).sum() <= 4
+
+
 def test_a_name_that_is_taken_by_another_module_is_refused() -> None:
     find_formula("mandelbrot")
     with pytest.raises(FormulaError, match="already registered by fractal_streams.formulas.mandelbrot"):
