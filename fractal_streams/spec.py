@@ -82,6 +82,10 @@ class StreamSpec:
         for name in (*self.priors, *(self.class_parameters or ())):
             if name not in known:
                 raise unknown_name("parameter", name, known)
+        short = [name.rpartition(":")[2] for name in names]
+        for name in short:
+            if short.count(name) > 1:
+                raise InvalidValueError(f"formulas names {name!r} twice, whose classes would look alike: name it once")
         if self.num_classes < len(names):
             raise InvalidValueError(
                 f"num_classes must be at least the {len(names)} formulas named, got {self.num_classes}"

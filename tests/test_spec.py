@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from strategies import specs
 
 from fractal_streams.errors import InvalidValueError, UnknownNameError, VersionError
+from fractal_streams.formulas.definition import _import_formula
 from fractal_streams.priors import Choice, Constant, Uniform
 from fractal_streams.spec import StreamSpec
 
@@ -145,6 +146,24 @@ def test_an_unknown_name_names_the_nearest(fields: dict[str, Any], nearest: str)
 
 def with_fields(**fields: Any) -> str:
     return json.dumps({**json.loads(spec_of().to_json()), **fields})
+
+
+def test_a_formula_named_twice_is_refused() -> None:
+    with pytest.raises(InvalidValueError, match="names 'mandelbrot' twice"):
+        spec_of(formulas=("mandelbrot", "fractal_streams.formulas.mandelbrot:mandelbrot"), num_classes=2)
+
+
+@pytest.mark.parametrize("name", ["nowhere.at_all:boat", "fractal_streams.nowhere:boat", "..:boat"])
+@pytest.mark.parametrize("field", ["formulas", "colouring"])
+def test_a_module_that_is_not_there_is_an_unknown_name(field: str, name: str) -> None:
+    with pytest.raises(UnknownNameError, match="there is no module"):
+        spec_of(**{field: name})
+
+
+def test_a_formula_that_this_process_does_not_know_says_where_to_define_it() -> None:
+    """What unpickling in a spawned worker process meets, of a formula made in a notebook."""
+    with pytest.raises(UnknownNameError, match="define it at the top of a file"):
+        _import_formula("fractal_streams.spec", "of_a_notebook")
 
 
 @pytest.mark.parametrize("version", [2, 99, 0, -1, None, "1", True, 1.0])

@@ -6,6 +6,7 @@ import importlib
 
 from fractal_streams.colouring.definition import REGISTRY, Colouring, colouring
 from fractal_streams.errors import unknown_name
+from fractal_streams.formulas.definition import import_home
 
 CATALOGUE = (
     "three_phase_sine",
@@ -28,7 +29,7 @@ def find_colouring(name: str) -> Colouring:
     """
     module, _, short = name.rpartition(":")
     if module:
-        importlib.import_module(module)
+        import_home(module, "colouring", name)
     elif short in CATALOGUE:
         importlib.import_module(f"{__name__}.{short}")
     if short not in REGISTRY:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import importlib
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from fractal_streams.errors import FormulaError
-from fractal_streams.formulas.definition import Parameter
+from fractal_streams.errors import FormulaError, UnknownNameError
+from fractal_streams.formulas.definition import Parameter, import_home
 
 SEEN = ("zr", "zi", "pr", "pi", "goal_r", "goal_i", "n")
 """What `observe` may ask for.
@@ -98,5 +97,10 @@ def colouring(
 
 
 def _import_colouring(module: str, name: str) -> Colouring:
-    importlib.import_module(module)
+    import_home(module, "colouring", name)
+    if name not in REGISTRY:
+        raise UnknownNameError(
+            f"colouring {name!r} is not registered by {module!r} in this process: define it at the top of a file "
+            f"that worker processes import, neither in a notebook nor under `if __name__ == '__main__'`"
+        )
     return REGISTRY[name]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 
 from fractal_streams.errors import unknown_name
-from fractal_streams.formulas.definition import REGISTRY, Formula, Parameter, formula
+from fractal_streams.formulas.definition import REGISTRY, Formula, Parameter, formula, import_home
 
 CATALOGUE = (
     "polynomial_power",
@@ -42,7 +42,7 @@ def find_formula(name: str) -> Formula:
     """
     module, _, short = name.rpartition(":")
     if module:
-        importlib.import_module(module)
+        import_home(module, "formula", name)
     elif short in CATALOGUE:
         importlib.import_module(f"{__name__}.{MODULES.get(short, short)}")
     if short not in REGISTRY:

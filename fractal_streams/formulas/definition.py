@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
-from fractal_streams.errors import FormulaError
+from fractal_streams.errors import FormulaError, UnknownNameError
 
 Scale = Literal["linear", "log", "integer"]
 Stop = Literal["escape", "converge", "either", "never"]
@@ -170,6 +170,29 @@ def formula(
     return register
 
 
+def import_home(module: str, kind: str, name: str) -> None:
+    """Import the module that registers a formula or colouring.
+
+    Raises:
+        UnknownNameError: there is no such module. What goes wrong inside of one is its own.
+    """
+    try:
+        importlib.import_module(module)
+    except (ModuleNotFoundError, TypeError) as error:
+        missing = getattr(error, "name", None) or ""
+        if not f"{module}.".startswith(f"{missing}.") and not module.startswith("."):
+            raise
+        raise UnknownNameError(
+            f"unknown {kind} {name!r}: there is no module {module!r} to import; "
+            f"give a path that Python finds, as 'package.module:{kind}'"
+        ) from None
+
+
 def _import_formula(module: str, name: str) -> Formula:
-    importlib.import_module(module)
+    import_home(module, "formula", name)
+    if name not in REGISTRY:
+        raise UnknownNameError(
+            f"formula {name!r} is not registered by {module!r} in this process: define it at the top of a file "
+            f"that worker processes import, neither in a notebook nor under `if __name__ == '__main__'`"
+        )
     return REGISTRY[name]
