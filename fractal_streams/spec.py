@@ -6,7 +6,7 @@ import hashlib
 import json
 import math
 import operator
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field, fields, replace
 from numbers import Real
 from typing import Any, Literal
@@ -111,6 +111,8 @@ class StreamSpec:
             raise InvalidValueError("formulas: name at least one")
         if self.class_parameters is not None:
             made["class_parameters"] = names_of(self.class_parameters, "class_parameters")
+        if self.colouring is not None and not (isinstance(self.colouring, str) and self.colouring):
+            raise InvalidValueError(f"colouring must be a name, or None for the formula's own, got {self.colouring!r}")
         if self.iterations is not None:
             made["iterations"] = whole(self.iterations, "iterations", 1, MAX_ITERATIONS, "steps")
         if self.radius is not None:
@@ -230,9 +232,12 @@ def whole(value: object, name: str, low: int, high: int, unit: str) -> int:
 
 def names_of(value: object, name: str) -> tuple[str, ...]:
     """The names as a tuple, one name alone too, else an `InvalidValueError`."""
-    names = (value,) if isinstance(value, str) else tuple(value) if isinstance(value, Iterable) else None
+    ordered = isinstance(value, Iterable) and not isinstance(
+        value, Set | Mapping
+    )  # a set's order is each process's own
+    names = (value,) if isinstance(value, str) else tuple(value) if ordered else None  # type: ignore[arg-type]
     if names is None or not all(isinstance(item, str) for item in names):
-        raise InvalidValueError(f"{name} must be one name or several, got {value!r}")
+        raise InvalidValueError(f"{name} must be one name or a list of names, got {value!r}")
     return names
 
 

@@ -148,6 +148,19 @@ def with_fields(**fields: Any) -> str:
     return json.dumps({**json.loads(spec_of().to_json()), **fields})
 
 
+@pytest.mark.parametrize("names", [{"mandelbrot", "sine"}, frozenset({"mandelbrot"}), {"mandelbrot": 1}])
+def test_names_without_an_order_are_refused(names: Any) -> None:
+    """Formulas are classes in their order, and a set has another one in each process."""
+    with pytest.raises(InvalidValueError, match="formulas must be one name or a list of names"):
+        spec_of(formulas=names, num_classes=2)
+
+
+@pytest.mark.parametrize("colouring", [3, [], "", b"smooth"])
+def test_a_colouring_is_a_name(colouring: Any) -> None:
+    with pytest.raises(InvalidValueError, match="colouring must be a name"):
+        spec_of(colouring=colouring)
+
+
 def test_a_formula_named_twice_is_refused() -> None:
     with pytest.raises(InvalidValueError, match="names 'mandelbrot' twice"):
         spec_of(formulas=("mandelbrot", "fractal_streams.formulas.mandelbrot:mandelbrot"), num_classes=2)
