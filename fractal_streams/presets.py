@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from dataclasses import fields
 from typing import Any
 
@@ -73,7 +74,7 @@ def open_stream(source: Any, **settings: Any) -> Stream:
             replace (height, width, num_classes, iterations, frames, ...).
 
     Raises:
-        UnknownNameError: no such preset; names the nearest known one.
+        UnknownNameError: no such preset or setting; names the nearest known one.
         InvalidValueError: neither a name nor a spec, or a value out of its range.
 
     Example:
@@ -87,5 +88,9 @@ def open_stream(source: Any, **settings: Any) -> Stream:
             f"got {source!r}"
         )
     known = {item.name for kind in (spec, getattr(spec, "still", spec)) for item in fields(kind)}
+    asked = [name for name in inspect.signature(StillStream).parameters if name != "spec"]
+    for name in settings:
+        if name not in known and name not in asked:
+            raise unknown_name("setting", name, (*known, *asked))
     changed = {name: settings.pop(name) for name in list(settings) if name in known}
     return STREAMS[type(spec)](spec.replace(**changed) if changed else spec, **settings)

@@ -98,6 +98,15 @@ def test_a_name_is_no_spec() -> None:
         StillStream("fractal-10")  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize("preset", ["fractal-10", "fractal-video", "seed-code"])
+@pytest.mark.parametrize(
+    "name, nearest", [("hieght", "height"), ("devise", "device"), ("chanels_last", "channels_last")]
+)
+def test_an_unknown_setting_names_the_nearest(preset: str, name: str, nearest: str) -> None:
+    with pytest.raises(UnknownNameError, match=f"unknown setting '{name}': did you mean '{nearest}'"):
+        open_stream(preset, **{name: 8})
+
+
 def test_an_unknown_preset_names_the_nearest() -> None:
     with pytest.raises(UnknownNameError, match="did you mean 'fractal-10'"):
         find_preset("fractal10")
