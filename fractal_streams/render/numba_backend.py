@@ -45,6 +45,8 @@ class NumbaRenderer:
     ) -> npt.NDArray[Any]:
         """Pictures as `Renderer.render` gives; bfloat16 as its uint16 bits."""
         pixels = pixels or PixelFormat()
+        with np.errstate(over="ignore"):  # what float32 can't hold is refused as infinite
+            table = np.ascontiguousarray(table, np.float32)
         check_table(raster, table)
         module = compiled(raster)
         lookup = pixels.table()
@@ -53,7 +55,7 @@ class NumbaRenderer:
         images = np.empty(shape, lookup.dtype)
         out = images.transpose(0, 3, 1, 2) if pixels.channels_last else images
         fixed = (
-            np.ascontiguousarray(table, np.float32), lookup, out,
+            table, lookup, out,
             np.array(raster.grid(), np.float32), np.array(raster.offsets(), np.float32),
         )  # fmt: skip
         threads = self.threads

@@ -230,6 +230,15 @@ def test_a_table_in_any_memory_order_is_the_same_table() -> None:
     assert np.array_equal(RENDER(raster, np.repeat(table, 2, axis=1)[:, ::2]), expected)
 
 
+def test_a_number_that_float32_can_not_hold_is_refused() -> None:
+    raster, table = pictures(3)
+    wide = table.astype(np.float64)
+    wide[4, 2] = 1e39
+    with pytest.raises(InvalidValueError, match=f"{raster.names[4]!r} of picture 2 is inf"):
+        RENDER(raster, wide)
+    assert np.array_equal(RENDER(raster, table.tolist()), RENDER(raster, table))  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
 @pytest.mark.parametrize("renderer", [NumbaRenderer(1), ReferenceRenderer()], ids=["numba", "reference"])
 def test_a_table_with_nan_or_infinity_is_refused(bad: float, renderer: Any) -> None:
