@@ -341,7 +341,7 @@ class IndexedStream(Dataset[Any]):
     def __getitems__(self, indices: Sequence[int]) -> list[Any]:
         """The samples of the indices, in their order; DataLoader asks for each batch so."""
         refuse_worker(self.stream.device)
-        wanted = [whole(int(index), "index", -INDEX_END, INDEX_END, "") for index in indices]
+        wanted = [whole(index, "index", -INDEX_END, INDEX_END, "") for index in indices]
         for index in wanted:
             if not 0 <= index < self.length:
                 raise IndexRangeError(f"index must lie in [0, {self.length}), got {index}")

@@ -371,6 +371,12 @@ def test_indexed_stream_renders_a_batch_in_one_call() -> None:
     assert [len(indices) for indices in stream.calls] == [16] * 4
 
 
+@pytest.mark.parametrize("index", [1.7, "3", True, None])
+def test_an_index_that_is_no_whole_number_is_refused(index: Any) -> None:
+    with pytest.raises(InvalidValueError, match="index must be a whole number"):
+        IndexedStream(Digits(), 5)[index]
+
+
 def test_indexed_stream_is_a_sequence() -> None:
     dataset = IndexedStream(Digits(), 5, fields="dict", transform=torch.Tensor.float)
     assert [item["label"] for item in dataset] == [0, 1, 2, 3, 4] and len(dataset) == 5
