@@ -45,6 +45,7 @@ HEADER = {
 FORBIDDEN = (
     ast.If, ast.IfExp, ast.For, ast.While, ast.Try, ast.With, ast.Lambda, ast.ListComp, ast.BoolOp, ast.Pow,
     ast.FunctionDef, ast.Import, ast.ImportFrom, ast.Attribute, ast.Subscript, ast.Mod, ast.FloorDiv, ast.AugAssign,
+    ast.Not,
 )  # fmt: skip
 
 
@@ -99,9 +100,11 @@ class _Rewrite(ast.NodeTransformer):
         self.depth = 0
 
     def visit(self, node: ast.AST) -> Any:
-        what = node.op if isinstance(node, ast.BinOp) else node  # an operator has no line of its own
+        what = node.op if isinstance(node, ast.BinOp | ast.UnaryOp) else node  # an operator has no line of its own
         if isinstance(what, FORBIDDEN) and not (isinstance(node, ast.FunctionDef) and self.depth == 0):
             raise self.refuse(node, f"`{type(what).__name__}` is not in the dialect; use where() and the primitives")
+        if isinstance(node, ast.Compare) and len(node.ops) > 1:
+            raise self.refuse(node, "a chain of comparisons is not in the dialect; join two of them with &")
         self.depth += 1
         try:
             return super().visit(node)

@@ -145,6 +145,14 @@ def with_both(zr, zi):  # type: ignore[no-untyped-def]
     return where(zr > 0 and zi > 0, zr, zi), zi
 
 
+def with_not(zr, zi):  # type: ignore[no-untyped-def]
+    return where(not (zr > 0), zr, zi), zi
+
+
+def with_chain(zr, zi):  # type: ignore[no-untyped-def]
+    return where(0 < zr < 1, zr, zi), zi
+
+
 @pytest.mark.parametrize(
     "step, why",
     [
@@ -159,6 +167,8 @@ def with_both(zr, zi):  # type: ignore[no-untyped-def]
         (with_assignment_in_place, "`AugAssign` is not in the dialect"),
         (with_loop, "`For` is not in the dialect"),
         (with_both, "`BoolOp` is not in the dialect"),
+        (with_not, "`Not` is not in the dialect"),
+        (with_chain, "a chain of comparisons is not in the dialect"),
     ],
 )
 def test_what_is_not_in_the_dialect_is_refused_by_line(step: Any, why: str) -> None:
