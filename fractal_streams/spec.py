@@ -232,10 +232,11 @@ def whole(value: object, name: str, low: int, high: int, unit: str) -> int:
 
 def names_of(value: object, name: str) -> tuple[str, ...]:
     """The names as a tuple, one name alone too, else an `InvalidValueError`."""
-    ordered = isinstance(value, Iterable) and not isinstance(
-        value, Set | Mapping
-    )  # a set's order is each process's own
-    names = (value,) if isinstance(value, str) else tuple(value) if ordered else None  # type: ignore[arg-type]
+    names: tuple[Any, ...] | None = None
+    if isinstance(value, str):
+        names = (value,)
+    elif isinstance(value, Iterable) and not isinstance(value, Set | Mapping):  # a set has another order elsewhere
+        names = tuple(value)
     if names is None or not all(isinstance(item, str) for item in names):
         raise InvalidValueError(f"{name} must be one name or a list of names, got {value!r}")
     return names
