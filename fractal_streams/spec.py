@@ -194,7 +194,7 @@ def spec_fields(text: str, kind: str, cls: type) -> dict[str, Any]:
     """The checked fields of a spec's JSON, priors made."""
     try:
         values = json.loads(text)
-    except json.JSONDecodeError as error:
+    except (json.JSONDecodeError, TypeError) as error:
         raise InvalidValueError(f"not a spec: {error}") from None
     if not isinstance(values, dict):
         raise InvalidValueError(f"not a spec: expected a JSON object, got {type(values).__name__}")

@@ -57,6 +57,9 @@ class Stream(ABC):
     def __getitem__(self, index: int | slice) -> Any:
         """`stream[i]` is a `Sample`, `stream[a:b:step]` a `Batch`; the end must be given."""
         if isinstance(index, slice):
+            for part in (index.start, index.stop, index.step):
+                if part is not None and not hasattr(part, "__index__"):
+                    raise InvalidValueError(f"a slice of a stream is made of whole numbers, got {index}")
             start, step = index.start or 0, 1 if index.step is None else index.step
             if index.stop is None or min(start, index.stop) < 0 or step < 1:
                 raise IndexRangeError(f"a stream is endless: slice it as [a:b] with 0 <= a, got {index}")

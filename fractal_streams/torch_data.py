@@ -178,7 +178,7 @@ class StreamDataset(IterableDataset[Any]):
         All epochs hold the same samples; the one that `start` lies in begins at `start`, others at index 0.
         An endless stream has one epoch, and nothing changes.
         """
-        whole(epoch, "epoch", 0, INDEX_END, "")
+        whole(epoch, "epoch", 0, INDEX_END - 1, "")
         if self.length is not None:
             self._shared[EPOCH] = epoch
             self._shared[ENDED:] = 0

@@ -55,6 +55,12 @@ def test_a_slice_without_two_ends_is_refused(slicing: slice) -> None:
         stream_of()[slicing]
 
 
+@pytest.mark.parametrize("slicing", [slice(1.5, 3), slice("a", 3), slice(0, 2.0), slice(0, 4, 0.5)], ids=str)
+def test_a_slice_of_no_whole_numbers_is_refused(slicing: slice) -> None:
+    with pytest.raises(InvalidValueError, match="whole numbers"):
+        stream_of()[slicing]
+
+
 @pytest.mark.parametrize("index", [-1, 2**63, 2**64])
 def test_an_index_outside_is_refused(index: int) -> None:
     with pytest.raises(IndexRangeError, match=str(index)):

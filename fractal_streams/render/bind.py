@@ -32,7 +32,9 @@ from fractal_streams.render.raster import Raster
 from fractal_streams.render.reference import view_to_plane
 
 Backend = Literal["numba", "triton"]
-_loading = threading.Lock()
+_loading = threading.RLock()
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=lambda: globals().update(_loading=threading.RLock()))
 
 DECORATOR = {
     "numba": '@numba.njit(nogil=True, forceinline=True, fastmath=FLAGS, error_model="numpy")',  # x / 0 is no exception
@@ -42,10 +44,10 @@ HEADER = {
     "numba": "import numba\nimport numpy as np\nfrom fractal_streams.render.numba_primitives import *\n",
     "triton": "import triton\nimport triton.language as tl\nfrom fractal_streams.render.triton_primitives import *\n",
 }
-FORBIDDEN = (
-    ast.If, ast.IfExp, ast.For, ast.While, ast.Try, ast.With, ast.Lambda, ast.ListComp, ast.BoolOp, ast.Pow,
-    ast.FunctionDef, ast.Import, ast.ImportFrom, ast.Attribute, ast.Subscript, ast.Mod, ast.FloorDiv, ast.AugAssign,
-    ast.Not,
+ALLOWED = (
+    ast.arguments, ast.arg, ast.Assign, ast.Return, ast.Expr, ast.Tuple, ast.Name, ast.Load, ast.Store, ast.Constant,
+    ast.Call, ast.BinOp, ast.UnaryOp, ast.Compare, ast.Add, ast.Sub, ast.Mult, ast.Div, ast.USub, ast.UAdd, ast.Invert,
+    ast.BitAnd, ast.BitOr, ast.BitXor, ast.Lt, ast.LtE, ast.Gt, ast.GtE, ast.Eq, ast.NotEq,
 )  # fmt: skip
 
 
@@ -101,7 +103,7 @@ class _Rewrite(ast.NodeTransformer):
 
     def visit(self, node: ast.AST) -> Any:
         what = node.op if isinstance(node, ast.BinOp | ast.UnaryOp) else node  # an operator has no line of its own
-        if isinstance(what, FORBIDDEN) and not (isinstance(node, ast.FunctionDef) and self.depth == 0):
+        if not isinstance(what, ALLOWED) and not (isinstance(node, ast.FunctionDef) and self.depth == 0):
             raise self.refuse(node, f"`{type(what).__name__}` is not in the dialect; use where() and the primitives")
         if isinstance(node, ast.Compare) and len(node.ops) > 1:
             raise self.refuse(node, "a chain of comparisons is not in the dialect; join two of them with &")
@@ -224,7 +226,7 @@ def load(name: str, text: str) -> ModuleType:
         if title in sys.modules:
             return sys.modules[title]
         path = cache_folder() / f"{title}.py"
-        if not path.is_file():
+        if not path.is_file() or path.read_text() != text:  # or one that was cut short
             handle, written = tempfile.mkstemp(dir=path.parent, suffix=".tmp")
             with os.fdopen(handle, "w") as file:
                 file.write(text)

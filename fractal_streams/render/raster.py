@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from numbers import Real
 from typing import Any, Literal, Protocol
@@ -164,7 +164,7 @@ def check_table(raster: Raster, table: npt.NDArray[Any]) -> None:
 
 
 def _three(values: Any, name: str) -> tuple[float, float, float]:
-    got = (values,) * 3 if isinstance(values, Real) else tuple(values)
+    got = tuple(values) if isinstance(values, Iterable) else (values,) * 3
     if len(got) != 3 or not all(isinstance(value, Real) and math.isfinite(value) for value in got):
         raise InvalidValueError(f"{name} must be a finite number or one for each of 3 channels, got {values!r}")
     return float(got[0]), float(got[1]), float(got[2])

@@ -50,7 +50,7 @@ class TritonRenderer:
         tiles = -(-height // tall) * -(-width // wide)
         vote = min(raster.iterations, next((steps for steps in VOTES if raster.iterations % steps == 0), 4))
         table = table.contiguous()
-        if count * tiles > MAX_PROGRAMS:
+        if max(count * tiles, table.numel()) > MAX_PROGRAMS:
             raise InvalidValueError(
                 f"{count} pictures of {height}x{width} are more than one launch holds: ask for fewer"
             )

@@ -363,3 +363,22 @@ def test_a_folder_that_others_may_write_to_is_not_used(kind: str, no_home: Path)
 def test_the_switches_of_a_kernel_follow_its_formula(formula_name: str, flag: str, value: bool) -> None:
     spec = StreamSpec(formulas=formula_name, colouring="three_phase_sine")
     assert bind.flags(Raster.of(spec, spec.parts()[0]))[flag] is value
+
+
+def test_a_generated_file_that_was_cut_short_is_written_again(fresh_cache: Path) -> None:
+    text = "VALUE = 7\n"
+    name = "cut_short_test"
+    written = Path(load_in_a_new_process(fresh_cache, name, text))
+    written.write_text(written.read_text()[:-3])
+    assert load_in_a_new_process(fresh_cache, name, text) == str(written)
+
+
+def load_in_a_new_process(cache: Path, name: str, text: str) -> str:
+    """The file that a fresh process imported the text from, with its value checked."""
+    program = (
+        "from fractal_streams.render import bind; bind.primitives_digest = lambda name: '';"
+        f"module = bind.load({name!r}, {text!r}); assert module.VALUE == 7; print(module.__file__)"
+    )
+    environment = {**os.environ, "XDG_CACHE_HOME": str(cache.parent)}
+    run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, env=environment)
+    return run.stdout.strip()
