@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fractal_streams.draw.plan import Plan
+from fractal_streams.errors import InvalidValueError
 from fractal_streams.render.raster import PixelFormat, Raster
 from fractal_streams.rng import checked_indices
 
@@ -63,9 +64,17 @@ class CpuBackend:
 
 
 def backend_of(device: str, renderer: Any = None) -> Backend:
-    """The backend of a resolved device; a renderer given replaces the CPU's own."""
-    if device == "cpu" or renderer is not None:
+    """The backend of a resolved device; a renderer given replaces the CPU's own.
+
+    Raises:
+        InvalidValueError: a renderer for a GPU, which has one of its own.
+    """
+    if device == "cpu":
         return CpuBackend(renderer)
-    from fractal_streams.render.cuda import CudaBackend
+    if renderer is not None:
+        raise InvalidValueError(
+            f"renderer= takes the place of the CPU's, and this stream renders on {device}: pass device='cpu' with it"
+        )
+    from fractal_streams.cuda import CudaBackend
 
     return CudaBackend(device)

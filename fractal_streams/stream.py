@@ -101,7 +101,7 @@ class StillStream(Stream):
         split: "train", "validation" or "test"; no sample is in two of them.
         device: "auto", "cpu", "cuda" or "cuda:N"; what "auto" chose is in `stream.device`.
         dtype, channels_last, mean, std: the form of the pixels, see `PixelFormat`.
-        renderer: a `Renderer` to use in place of the device's own.
+        renderer: a `Renderer` to use in place of the CPU's own; needs device="cpu" where there is a GPU.
 
     Example:
         >>> from fractal_streams import StillStream, StreamSpec

@@ -31,7 +31,6 @@ MAY_IMPORT = {
     "formulas": "dialect errors",
     "colouring": "dialect errors formulas.definition",
     "spec": "errors priors formulas colouring",
-    "render.cuda": "render draw rng",
     "render": "dialect errors formulas colouring spec",
     "draw": "errors rng priors formulas spec",
     "batch": "errors",
@@ -43,7 +42,7 @@ NEVER = {
     "integrations": "recipes draw render rng priors backend",
     "recipes": "draw rng",
 }
-STREAMS = ("stream", "video", "mixture", "seed_code", "presets", "backend")
+STREAMS = ("stream", "video", "mixture", "seed_code", "presets", "backend", "cuda")
 ADAPTERS = "torch_data prefetch seed_interface integrations recipes cli"
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from fractal_streams import device
+from fractal_streams.backend import backend_of
 from fractal_streams.device import refuse_worker, resolve_device
 from fractal_streams.errors import DeviceError, InvalidValueError
 
@@ -78,3 +79,8 @@ def test_a_process_that_is_no_dataloader_worker_may_use_its_gpu(monkeypatch: pyt
     pytest.importorskip("torch")
     monkeypatch.setattr(multiprocessing, "parent_process", lambda: object())
     refuse_worker("cuda:0")
+
+
+def test_a_renderer_for_a_gpu_is_refused() -> None:
+    with pytest.raises(InvalidValueError, match="renders on cuda:0: pass device='cpu'"):
+        backend_of("cuda:0", renderer=object())

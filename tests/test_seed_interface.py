@@ -342,7 +342,7 @@ def test_a_gpu_draws_the_originals_pictures(case: str) -> None:
         pytest.skip("no CUDA device")
     known = oracle(case)
     if case in SHARES:
-        from fractal_streams.render.cuda import CudaBackend
+        from fractal_streams.cuda import CudaBackend
         from fractal_streams.render.raster import PixelFormat
 
         raster, table = raster_and_table(known)
