@@ -44,7 +44,7 @@ def philox_words(index, k0, k1):
     return c0, c1
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["start", "step", "count", "num_classes"])
 def draw_kernel(
     indices, operation, level, keys, numbers, choices, taylor, index_out, labels, table,
     start: tl.int64, step: tl.int64, count: tl.int64, num_classes: tl.int64,

@@ -110,5 +110,5 @@ def source(raster: Raster) -> str:
         for j, value in enumerate(raster.colouring.accumulators.values())
     )
     body = inspect.getsource(triton_kernel)
-    body = body[body.index("@triton.jit") :]
+    body = body[body.index("@triton.jit(") :]
     return f"{module_text(raster, 'triton')}\n{globals_}{firsts}\n\n{written}\n\n{body}"

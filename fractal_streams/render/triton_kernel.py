@@ -11,7 +11,7 @@ import triton
 import triton.language as tl
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["count"])  # families ask for any number of each: one machine code serves all
 def kernel(
     table, lookup, out, grid, count,
     height: tl.constexpr, width: tl.constexpr, supersample: tl.constexpr,
