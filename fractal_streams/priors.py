@@ -194,4 +194,5 @@ def prior_from_json(fields: dict[str, Any]) -> Prior:
 
 
 def _f32(value: float) -> float:
-    return float(np.float32(value))
+    """Rounded to float32; a zero is +0, because backends differ on which of two zeros is the larger."""
+    return float(np.float32(value)) + 0.0

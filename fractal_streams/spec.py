@@ -90,10 +90,10 @@ class StreamSpec:
             raise InvalidValueError(
                 f"num_classes must be at least the {len(names)} formulas named, got {self.num_classes}"
             )
-        if self.num_classes > len(names) and not all(self.class_names(part.formula) for part in self.parts()):
+        if self.num_classes > len(names) and not all(self._classes_differ(part) for part in self.parts()):
             raise InvalidValueError(
                 f"{self.num_classes} classes of {', '.join(names)} would look alike: "
-                f"name class_parameters= that differ between classes, or num_classes={len(names)}"
+                f"name class_parameters= that differ between classes and are not constant, or num_classes={len(names)}"
             )
 
     def _canonical(self) -> None:
@@ -135,6 +135,16 @@ class StreamSpec:
         if self.class_parameters is not None:
             return tuple(name for name in self.class_parameters if name in formula.parameters)
         return formula.class_parameters if self.num_classes > len(self.formulas) else ()
+
+    def _classes_differ(self, part: Part) -> bool:
+        """Whether a class parameter of a formula varies at all."""
+        formula = part.formula
+        for name in self.class_names(formula):
+            prior = self.priors.get(f"{formula.name}.{name}", self.priors.get(name))
+            low, high = prior.encode()[3:5] if prior else (formula.parameters[name].low, formula.parameters[name].high)
+            if low != high:
+                return True
+        return False
 
     @property
     def stream_id(self) -> str:

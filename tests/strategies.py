@@ -49,4 +49,7 @@ def specs(draw: st.DrawFn, **fixed: Any) -> StreamSpec:
         "orientation": draw(st.sampled_from(["cartesian", "matrix"])),
         "version": draw(st.integers(1, 2**31 - 1)),
     }
-    return StreamSpec(**{**fields, **fixed})
+    fields |= fixed
+    if "priors" not in fixed and "class_parameters" not in fixed:
+        fields["priors"][fields["class_parameters"][0]] = Uniform(0.25, 4.0)  # else the classes might look alike
+    return StreamSpec(**fields)

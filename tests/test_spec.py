@@ -43,11 +43,12 @@ def test_digests_are_equal_where_specs_are(spec: StreamSpec, other: StreamSpec) 
 
 
 def test_each_field_is_in_the_digest() -> None:
-    spec = spec_of(num_classes=2, class_parameters=("centre_x",))
+    varied = {"centre_x": Uniform(0.0, 1.0), "centre_y": Uniform(0.0, 1.0)}
+    spec = spec_of(num_classes=2, class_parameters=("centre_x",), priors=varied)
     changes: dict[str, Any] = {
         "formulas": ("sine",), "height": 33, "width": 33, "num_classes": 3, "labels": "balanced",
         "class_parameters": ("centre_y",), "colouring": "smooth", "iterations": 7, "radius": 3.0,
-        "priors": {"centre_x": Constant(0.0)}, "supersample": 2, "counting": "visits", "orientation": "matrix",
+        "priors": {"centre_x": Uniform(0.0, 2.0)}, "supersample": 2, "counting": "visits", "orientation": "matrix",
         "version": 2,
     }  # fmt: skip
     assert set(changes) == {field.name for field in dataclasses.fields(spec)}
@@ -208,3 +209,12 @@ def test_fields_left_out_of_the_json_take_their_default() -> None:
     assert StreamSpec.from_json('{"spec_version": 1, "kind": "stills", "formulas": "sine"}') == StreamSpec(
         formulas="sine"
     )
+
+
+@pytest.mark.parametrize("priors", [{}, {"centre_x": Constant(2.0)}, {"centre_x": Choice((1.0, 1.0))}], ids=str)
+def test_classes_of_constant_parameters_would_look_alike(priors: dict[str, Any]) -> None:
+    fields = {"formulas": "polynomial_power", "class_parameters": ("centre_x",), "priors": priors}
+    with pytest.raises(InvalidValueError, match="5 classes .* would look alike"):
+        StreamSpec(**fields, num_classes=5)
+    assert StreamSpec(**fields, num_classes=1).num_classes == 1
+    assert StreamSpec(**{**fields, "priors": {"centre_x": Choice((1.0, 2.0))}}, num_classes=5).num_classes == 5
