@@ -116,6 +116,17 @@ def formulas(size: int = 32, count: int = 131072) -> list[dict[str, Any]]:
     return rows
 
 
+def presets(counts: dict[str, int] | None = None) -> list[dict[str, Any]]:
+    """Samples per second of presets that are more than one launch, at their own size, wall time."""
+    rows = []
+    for name, count in (counts or {"fractal-families": 16384, "fractal-video": 1024}).items():
+        stream = open_stream(name, device="cuda")
+        shape = tuple(stream[0].image.shape)
+        rate = count / wall(lambda: stream.generate(range(count)), 9)
+        rows.append({"preset": name, "sample": "x".join(map(str, shape)), "samples/s": rate})
+    return rows
+
+
 def formats(size: int = 32, count: int = 262144) -> list[dict[str, Any]]:
     """Images per second of seed-readme in every form of pixels."""
     rows = []
@@ -140,7 +151,7 @@ def main() -> None:
         "parity": parity(), "sizes": sizes(), "delivery": delivery(),
     }  # fmt: skip
     if not given.quick:
-        figures |= {"formulas": formulas(), "formats": formats()}
+        figures |= {"formulas": formulas(), "formats": formats(), "presets": presets()}
     if given.json:
         given.json.write_text(json.dumps(figures, indent=1))
     print(f"{figures['device']}, torch {figures['torch']}, Triton {figures['triton']}; parity {figures['parity']}")
@@ -149,7 +160,7 @@ def main() -> None:
         ratio = row["generate"]
         print(f"ratio {ratio / row['seed get_batch']:,.0f} and {ratio / row['seed full batch']:,.0f}")
     print("  ".join(f"{name} {value:.1f} us" for name, value in figures["delivery"].items()))
-    for row in (*figures.get("formulas", ()), *figures.get("formats", ())):
+    for row in (*figures.get("formulas", ()), *figures.get("formats", ()), *figures.get("presets", ())):
         print("  ".join(f"{value:,.0f}" if isinstance(value, float) else str(value) for value in row.values()))
 
 

@@ -19,7 +19,8 @@ SPLITS = ("train", "validation", "test")
 EDGES = np.array([0, 1, 2**31 - 1, 2**32 - 1, 2**32, 2**53 + 1, 2**63 - 2, 2**63 - 1])
 EXTREME = {
     "centre_x": Uniform(-1e38, 1e38), "centre_y": LogUniform(1e-30, 1e30), "half_width": Integer(-(2**24), 2**24),
-    "green_phase": Uniform(-1e-129, -1e-141), "rotation": Choice((1e38, -1e38, 1e-45, 0.0)), "brightness": Uniform(1.0, 1.0 + 1e-12),
+    "green_phase": Uniform(-1e-129, -1e-141), "rotation": Choice((1e38, -1e38, 1e-45, 0.0)),
+    "brightness": Uniform(1.0, 1.0 + 1e-12),
     "contrast": LogUniform(1.0, 1.0000001), "red_phase": Constant(1e-42), "blue_phase": Integer(5, 5),
 }  # fmt: skip
 
