@@ -18,16 +18,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 import triton
 from fractal_streams.recipes.benchmarks import seed_method
+from fractal_streams.recipes.benchmarks.throughput import gate
 from torch.utils.data import DataLoader
 from triton.testing import do_bench
 
 from fractal_streams import StreamDataset, StreamSpec, open_stream
 from fractal_streams.formulas import CATALOGUE
-from fractal_streams.render.reference import ReferenceRenderer
 from fractal_streams.stream import StillStream
 
 SIZES = {32: 262144, 64: 65536, 256: 4096, 512: 1024}
@@ -51,20 +50,6 @@ def wall(work: Callable[[], Any], repeats: int = 5) -> float:
         torch.cuda.synchronize()
         times.append(time.perf_counter() - begin)
     return statistics.median(times)
-
-
-def parity(size: int = 64, count: int = 64) -> dict[str, float]:
-    """Shares of pixels over 2 levels away from the float64 reference; over 1 % on average is refused."""
-    gpu = open_stream("seed-readme", device="cuda", height=size, width=size)
-    cpu = open_stream("seed-readme", device="cpu", height=size, width=size, renderer=ReferenceRenderer())
-    ours = gpu.generate(range(count)).images.cpu().numpy().astype(int)
-    right = cpu.generate(range(count)).images.astype(int)
-    differ = (np.abs(ours - right).max(axis=1) > 2).mean(axis=(1, 2))
-    if differ.mean() > 0.01:
-        raise SystemExit(
-            f"parity is red: {differ.mean():.4f} of the pixels differ from the reference; no speed is shown"
-        )
-    return {"mean": float(differ.mean()), "worst": float(differ.max())}
 
 
 def sizes() -> list[dict[str, float]]:
@@ -148,7 +133,7 @@ def main() -> None:
     given = arguments.parse_args()
     figures: dict[str, Any] = {
         "device": torch.cuda.get_device_name(), "torch": torch.__version__, "triton": triton.__version__,
-        "parity": parity(), "sizes": sizes(), "delivery": delivery(),
+        "parity": gate("seed-readme", "triton", "cuda", 64, ("uint8",)), "sizes": sizes(), "delivery": delivery(),
     }  # fmt: skip
     if not given.quick:
         figures |= {"formulas": formulas(), "formats": formats(), "presets": presets()}
