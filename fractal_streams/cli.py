@@ -12,11 +12,10 @@ from typing import Annotated, Any
 import fractal_streams
 from fractal_streams import colouring, formulas
 from fractal_streams.colouring import find_colouring
-from fractal_streams.errors import FractalStreamsError, InvalidValueError, missing_extra, unknown_name
+from fractal_streams.errors import FractalStreamsError, InvalidValueError, missing_extra
 from fractal_streams.formulas import find_formula
 from fractal_streams.labels import class_title
-from fractal_streams.presets import PRESETS, STREAMS, open_stream
-from fractal_streams.spec import StreamSpec
+from fractal_streams.presets import PRESETS, find_source, open_stream
 from fractal_streams.stream import Stream
 
 try:
@@ -207,34 +206,6 @@ def demo(
     from fractal_streams.recipes.demo import run
 
     run(folder, seconds, device)
-
-
-def find_source(name: str) -> Any:
-    """The spec of a preset, of a formula as it stands, or in a JSON file.
-
-    Raises:
-        UnknownNameError: none of them; names the nearest known one.
-        InvalidValueError: a file without a spec.
-    """
-    if name in PRESETS:
-        return PRESETS[name]
-    if name.endswith(".json"):
-        return read_spec(Path(name))
-    if ":" not in name and name not in {*formulas.CATALOGUE, *formulas.definition.REGISTRY}:
-        raise unknown_name("preset or formula", name, (*PRESETS, *formulas.CATALOGUE))
-    find_formula(name)
-    return StreamSpec(formulas=(name,))
-
-
-def read_spec(path: Path) -> Any:
-    """The spec in a JSON file, of whichever kind it says."""
-    text = path.read_text()
-    try:
-        kind = json.loads(text).get("kind")
-    except (ValueError, AttributeError):
-        kind = None
-    readers = {json.loads(spec.to_json())["kind"]: type(spec) for spec in PRESETS.values()}
-    return readers.get(kind, next(iter(STREAMS))).from_json(text)
 
 
 def spec_of(stream: Stream) -> Any:

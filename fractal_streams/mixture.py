@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 import hashlib
 import json
 import math
@@ -92,6 +93,18 @@ class Mixture(Stream):
         parts = [stream.digest() for stream in self.streams]
         what = json.dumps(["mixture", MIXTURE_VERSION, self.label_rule, self.weights, parts])
         return f"{hashlib.blake2s(what.encode(), digest_size=8).hexdigest()}-{self.seed}-{self.split}"
+
+    def describe(self) -> dict[str, Any]:
+        parts = [stream.describe() for stream in self.streams]
+        return {**super().describe(), "labels": self.label_rule, "weights": list(self.weights), "streams": parts}
+
+    def class_title(self, label: int) -> str:
+        if self.label_rule == "component":
+            return f"stream {label}"
+        if self.label_rule == "own":
+            return self.streams[0].class_title(label)
+        place = bisect.bisect_right(self.offsets, label) - 1
+        return f"{self.streams[place].class_title(label - self.offsets[place])} of stream {place}"
 
     def components(self, indices: Any) -> Int64:
         """(B,) int64: which of the streams each index takes its sample from."""

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import inspect
+import json
 from dataclasses import fields
+from pathlib import Path
 from typing import Any
 
 from fractal_streams.errors import InvalidValueError, unknown_name
 from fractal_streams.formulas import CATALOGUE
+from fractal_streams.formulas.definition import REGISTRY
 from fractal_streams.priors import Constant, LogUniform, Prior, Uniform
 from fractal_streams.seed_code import SeedCodeSpec, SeedCodeStream
 from fractal_streams.spec import StreamSpec
@@ -65,23 +68,52 @@ def find_preset(name: str) -> Any:
     return PRESETS[name]
 
 
-def open_stream(source: Any, **settings: Any) -> Stream:
-    """A stream from a preset's name or a spec, of stills or clips.
+def find_source(name: str) -> Any:
+    """The spec of a preset, of a formula as it stands, or in a JSON file.
 
     Args:
-        source: a name of `PRESETS`, or a spec.
+        name: of `PRESETS`; of a formula, or "module:formula"; or a path that ends in .json.
+
+    Raises:
+        UnknownNameError: none of them; names the nearest known one.
+        InvalidValueError: a file without a spec.
+    """
+    if name in PRESETS:
+        return PRESETS[name]
+    if name.endswith(".json"):
+        return spec_from_json(Path(name).read_text())
+    if ":" not in name and name not in {*CATALOGUE, *REGISTRY}:
+        raise unknown_name("preset or formula", name, (*PRESETS, *CATALOGUE))
+    return StreamSpec(formulas=(name,))
+
+
+def spec_from_json(text: str) -> Any:
+    """The spec that `to_json` wrote, of whichever kind it says."""
+    try:
+        kind = json.loads(text).get("kind")
+    except (ValueError, AttributeError):
+        kind = None
+    readers = {json.loads(spec.to_json())["kind"]: type(spec) for spec in PRESETS.values()}
+    return readers.get(kind, StreamSpec).from_json(text)
+
+
+def open_stream(source: Any, **settings: Any) -> Stream:
+    """A stream from a name or a spec, of stills or clips.
+
+    Args:
+        source: a name of `PRESETS`, a formula, "module:formula", a spec's JSON file, or a spec.
         settings: seed, split, device, dtype, ... of the stream's class, and fields of the spec to
             replace (height, width, num_classes, iterations, frames, ...).
 
     Raises:
-        UnknownNameError: no such preset or setting; names the nearest known one.
+        UnknownNameError: no such preset, formula or setting; names the nearest known one.
         InvalidValueError: neither a name nor a spec, or a value out of its range.
 
     Example:
         >>> open_stream("fractal-10", seed=1, split="test", device="cpu", height=64, width=64)[0].image.shape
         (3, 64, 64)
     """
-    spec = find_preset(source) if isinstance(source, str) else source
+    spec = find_source(source) if isinstance(source, str) else source
     if type(spec) not in STREAMS:
         raise InvalidValueError(
             f"a stream opens from a preset's name or a spec ({', '.join(kind.__name__ for kind in STREAMS)}), "

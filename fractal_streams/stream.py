@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from typing import Any
@@ -14,6 +15,7 @@ from fractal_streams.device import refuse_worker, resolve_device
 from fractal_streams.draw import Plan, make_plan
 from fractal_streams.draw.reference import draw_labels
 from fractal_streams.errors import IndexRangeError, InvalidValueError
+from fractal_streams.labels import class_title
 from fractal_streams.render.raster import DType, PixelFormat, Raster
 from fractal_streams.rng import Int64, checked_indices
 from fractal_streams.spec import StreamSpec, one_of, whole
@@ -53,6 +55,16 @@ class Stream(ABC):
     @abstractmethod
     def digest(self) -> str:
         """Hexadecimal digits that name what is drawn: equal for equal spec, seed and split."""
+
+    def describe(self) -> dict[str, Any]:
+        """What is drawn, as values that JSON holds: what manifests and dataset cards say of a stream."""
+        spec = getattr(self, "spec", None)
+        drawn = {"spec": json.loads(spec.to_json())} if spec is not None else {}
+        return {**drawn, "seed": self.seed, "split": self.split, "digest": self.digest()}
+
+    def class_title(self, label: int) -> str:
+        """The name of a class, 0 to num_classes - 1."""
+        return class_title(getattr(self, "spec", None), label)
 
     def __getitem__(self, index: int | slice) -> Any:
         """`stream[i]` is a `Sample`, `stream[a:b:step]` a `Batch`; the end must be given."""

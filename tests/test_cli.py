@@ -14,11 +14,11 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from fractal_streams import __version__, open_stream
-from fractal_streams.cli import app, find_source, parsed_indices
+from fractal_streams.cli import app, parsed_indices
 from fractal_streams.colouring import CATALOGUE as COLOURINGS
 from fractal_streams.contact_sheet import contact_sheet
 from fractal_streams.formulas import CATALOGUE as FORMULAS
-from fractal_streams.presets import PRESETS
+from fractal_streams.presets import PRESETS, find_source
 from fractal_streams.render.reference import ReferenceRenderer
 
 COMMANDS = ("list", "show", "spec", "bench", "demo")

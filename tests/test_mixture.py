@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import pickle
 from fractions import Fraction
 from typing import Any
@@ -14,6 +15,7 @@ from fractal_streams import Mixture, StillStream, StreamSpec, open_stream, rng
 from fractal_streams.batch import Batch
 from fractal_streams.errors import IndexRangeError, InvalidValueError
 from fractal_streams.mixture import whole_weights
+from fractal_streams.presets import spec_from_json
 from fractal_streams.render.raster import PixelFormat
 from fractal_streams.rng import checked_indices
 from fractal_streams.stream import Stream
@@ -262,3 +264,30 @@ def test_a_mixture_on_a_gpu_is_the_one_on_the_cpu() -> None:
     assert gpu.images.is_cuda and (gpu.numpy().labels == cpu.labels).all() and (gpu.numpy().index == cpu.index).all()
     for name, values in gpu.numpy().latents.items():
         assert np.array_equal(values, cpu.latents[name], equal_nan=True)
+
+
+def test_a_mixture_says_what_it_draws_and_names_its_classes() -> None:
+    parts = [
+        open_stream("fractal-10", device="cpu"),
+        open_stream("fractal-families", device="cpu", height=32, width=32),
+    ]
+    mixed = Mixture(parts, weights=(3, 1), seed=5)
+    said = json.loads(json.dumps(mixed.describe()))
+    assert said["streams"] == [json.loads(json.dumps(part.describe())) for part in parts]
+    assert (said["weights"], said["labels"], said["seed"], said["split"]) == ([3, 1], "offset", 5, "train")
+    assert said["digest"] == mixed.digest()
+    titles = [mixed.class_title(label) for label in range(mixed.num_classes)]
+    assert titles[9:11] == ["class 9 of stream 0", f"{parts[1].class_title(0)} of stream 1"]
+    assert len(set(titles)) == mixed.num_classes == 26
+    assert Mixture(parts, labels="component").class_title(1) == "stream 1"
+    assert Mixture(parts[:1] * 2).class_title(3) == "class 3"
+
+
+def test_a_stream_says_what_it_draws() -> None:
+    for name in ("fractal-10", "fractal-video", "seed-code"):
+        stream = open_stream(name, seed=3, split="test", device="cpu")
+        said = stream.describe()
+        again = open_stream(
+            spec_from_json(json.dumps(said["spec"])), seed=said["seed"], split=said["split"], device="cpu"
+        )
+        assert again.digest() == stream.digest() == said["digest"]

@@ -1,0 +1,1 @@
+"""Stored pictures as streams: folders, archives, tables and videos, decoded once."""
