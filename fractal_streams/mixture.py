@@ -6,7 +6,7 @@ import bisect
 import hashlib
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from fractions import Fraction
 from numbers import Real
 from typing import Any, Literal
@@ -66,9 +66,9 @@ class Mixture(Stream):
         seed: int = 0,
         labels: MixtureLabels | None = None,
     ) -> None:
-        self.streams = tuple(streams)
+        self.streams = tuple(streams) if isinstance(streams, Iterable) else ()
         if not self.streams:
-            raise InvalidValueError("streams: a mixture needs at least one")
+            raise InvalidValueError(f"streams: a mixture needs a list of at least one, got {streams!r}")
         for place, stream in enumerate(self.streams):
             if not isinstance(stream, Stream):
                 raise InvalidValueError(f"streams[{place}] must be a Stream, got {type(stream).__name__}")
@@ -197,6 +197,8 @@ class Mixture(Stream):
 
 def whole_weights(weights: Sequence[float], count: int) -> tuple[int, ...]:
     """Weights as whole numbers without a common divisor, so that equal proportions are equal weights."""
+    if not isinstance(weights, Iterable):
+        raise InvalidValueError(f"weights must be one number for each of the {count} streams, got {weights!r}")
     given = [weight.item() if isinstance(weight, np.generic) else weight for weight in weights]
     if len(given) != count:
         raise InvalidValueError(f"weights: one for each of the {count} streams, got {len(given)}")

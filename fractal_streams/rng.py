@@ -84,7 +84,10 @@ def checked_indices(indices: object) -> Int64:
         if max(abs(indices.stop), abs(indices.step)) >= 2**63:
             return indices[0] + np.int64(indices.step if len(indices) > 1 else 1) * np.arange(len(indices))
         return np.arange(indices.start, indices.stop, indices.step, dtype=np.int64)
-    array = np.asarray(indices)
+    try:
+        array = np.asarray(indices)
+    except ValueError:
+        raise InvalidValueError(f"indices must be one-dimensional whole numbers, got {indices!r}") from None
     if array.dtype.kind == "f" and isinstance(indices, list | tuple):
         array = np.array(indices, object)
     if array.size == 0:

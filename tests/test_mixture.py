@@ -241,6 +241,8 @@ def test_a_mixture_runs_through_a_loader() -> None:
         ([Plain(0), Plain(1)], {"weights": (1, True)}, "above 0, got True"),
         ([Plain(0), Plain(1)], {"weights": (1.5, 1e-12)}, r"rounds to 0 of 2\*\*30"),
         ([Plain(0), Plain(1)], {"weights": (2**31, 1)}, r"at most 2\*\*31 - 1"),
+        ([Plain(0), Plain(1)], {"weights": 3}, "one number for each of the 2 streams, got 3"),
+        (None, {}, "a list of at least one, got None"),
         ([Plain(0)], {"labels": "all"}, "'own', 'offset', 'component'"),
         ([Plain(0)], {"seed": -1}, "seed .* got -1"),
     ],
