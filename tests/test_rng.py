@@ -130,7 +130,10 @@ def test_an_index_out_of_range_is_named(asked: object, value: str) -> None:
     assert value in str(caught.value)
 
 
-@pytest.mark.parametrize(
+ODD = [[1.0, 2.0], ["a"], [[1, 2]], 3, [None], [True, False], "12", [1, 2.5], [[1], [1, 2]]]
+
+
+@pytest.mark.parametrize("asked", ODD)
     "asked", [[1.0, 2.0], ["a"], [[1, 2]], 3, [None], [True, False], "12", [1, 2.5], [[1], [1, 2]]]
 )
 def test_what_is_no_list_of_whole_numbers_is_refused(asked: object) -> None:
