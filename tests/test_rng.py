@@ -134,8 +134,6 @@ ODD = [[1.0, 2.0], ["a"], [[1, 2]], 3, [None], [True, False], "12", [1, 2.5], [[
 
 
 @pytest.mark.parametrize("asked", ODD)
-    "asked", [[1.0, 2.0], ["a"], [[1, 2]], 3, [None], [True, False], "12", [1, 2.5], [[1], [1, 2]]]
-)
 def test_what_is_no_list_of_whole_numbers_is_refused(asked: object) -> None:
     with pytest.raises(InvalidValueError, match="whole numbers"):
         rng.checked_indices(asked)
