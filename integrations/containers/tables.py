@@ -1,0 +1,169 @@
+"""Samples as tables: Arrow record batches, Parquet files and lines of JSON.
+
+The schema's metadata carries the features of Hugging Face `datasets`, so that `Image()`, the names of
+the classes and the shapes of clips survive the way through a file.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from fractal_streams.integrations.containers.pictures import bmp_array, checked_form, png_array
+from fractal_streams.integrations.containers.samples import (
+    checked_uint8,
+    class_names,
+    is_clips,
+    sample_key,
+    sample_rows,
+)
+
+from fractal_streams.errors import missing_extra
+from fractal_streams.stream import Stream
+
+try:
+    import pyarrow as pa
+except ImportError:
+    raise missing_extra("pyarrow", "filesystem") from None
+
+FEATURES = b"huggingface"
+"""The key of a schema's metadata under which `datasets` looks for its features."""
+FORM = b"fractal_streams.image"
+"""The key of a schema's metadata that says in which form pictures are written."""
+FILES = {"bmp": bmp_array, "png": png_array}
+ROW_GROUP_BYTES, ROW_GROUP = 2**25, 1000
+"""Of a Parquet file's row groups, the most bytes of pixels and the most rows."""
+
+
+def arrow_schema(stream: Stream, *, image: str = "bmp") -> pa.Schema:
+    """Columns "image", "label" and "index" of a stream, with the features of `datasets` as metadata.
+
+    Args:
+        stream: of uint8 pictures or clips.
+        image: "bmp" or "png" (not compressed) makes an `Image()` column, struct{bytes, path}; "npy" makes
+            nested lists of uint8, `Array3D` to `datasets`. Clips are `Array4D` whatever this says.
+
+    Raises:
+        InvalidValueError: an unknown form, or a stream whose dtype is not uint8.
+
+    Example:
+        >>> from fractal_streams import open_stream
+        >>> arrow_schema(open_stream("fractal-10", device="cpu")).field("image").type
+        StructType(struct<bytes: binary, path: string>)
+    """
+    checked_uint8(stream)
+    shape = stream.generate(range(0)).images.shape[1:]
+    form = "npy" if is_clips(stream) else checked_form(image)
+    names = class_names(stream)
+    label: dict[str, Any] = {"dtype": "int64", "_type": "Value"}
+    if names is not None:
+        label = {"names": names, "_type": "ClassLabel"}
+    if form == "npy":
+        column: pa.DataType = pa.uint8()
+        for _ in shape:
+            column = pa.list_(column)
+        feature: dict[str, Any] = {"shape": list(shape), "dtype": "uint8", "_type": f"Array{len(shape)}D"}
+    else:
+        column, feature = pa.struct([("bytes", pa.binary()), ("path", pa.string())]), {"_type": "Image"}
+    features = {"image": feature, "label": label, "index": {"dtype": "int64", "_type": "Value"}}
+    metadata = {FEATURES: json.dumps({"info": {"features": features}}).encode(), FORM: form.encode()}
+    return pa.schema([("image", column), ("label", pa.int64()), ("index", pa.int64())], metadata)
+
+
+def record_batch(stream: Stream, batch: Any, schema: pa.Schema) -> pa.RecordBatch:
+    """A `Batch` as a record batch of the schema that `arrow_schema` made; pixels are copied once.
+
+    Example:
+        >>> from fractal_streams import open_stream
+        >>> stream = open_stream("fractal-10", device="cpu")
+        >>> record_batch(stream, stream[5:7], arrow_schema(stream)).column("image")[0]["path"]
+        <pyarrow.StringScalar: '00000005.bmp'>
+    """
+    host = batch.numpy()
+    form = schema.metadata[FORM].decode()
+    index = host.index
+    if form == "npy":
+        image = _nested(np.ascontiguousarray(host.images))
+    else:
+        files = FILES[form](host.images)
+        paths = pa.array([f"{sample_key(number)}.{form}" for number in index.tolist()], pa.string())
+        image = pa.StructArray.from_arrays([_binary(files), paths], fields=list(schema.field("image").type))
+    columns = [image, pa.array(host.labels, pa.int64()), pa.array(index, pa.int64())]
+    return pa.RecordBatch.from_arrays(columns, schema=schema)
+
+
+def parquet_bytes(stream: Stream, indices: Sequence[int], *, image: str = "bmp") -> bytes:
+    """A Parquet file of the samples of the indices; it does not depend on how they are rendered.
+
+    Args:
+        stream: of uint8 pictures or clips.
+        indices: a range, list or array.
+        image: as in `arrow_schema`.
+
+    Raises:
+        InvalidValueError: an unknown form, or a stream whose dtype is not uint8.
+
+    Example:
+        >>> import io, pyarrow.parquet
+        >>> from fractal_streams import open_stream
+        >>> file = parquet_bytes(open_stream("fractal-10", device="cpu"), range(20))
+        >>> pyarrow.parquet.read_table(io.BytesIO(file)).num_rows
+        20
+    """
+    import pyarrow.parquet as pq
+
+    schema = arrow_schema(stream, image=image)
+    sink = pa.BufferOutputStream()
+    rows = block_rows(stream, ROW_GROUP_BYTES, ROW_GROUP)
+    settings = {"compression": "snappy", "use_dictionary": False, "write_statistics": ["label", "index"]}
+    with pq.ParquetWriter(sink, schema, **settings) as writer:
+        for start in range(0, len(indices), rows):
+            made = record_batch(stream, stream.generate(indices[start : start + rows]), schema)
+            writer.write_batch(made, row_group_size=rows)
+    return bytes(sink.getvalue().to_pybytes())
+
+
+def jsonl_bytes(stream: Stream, batch: Any, *, images: Sequence[str] | None = None) -> bytes:
+    """One line of JSON for each sample, as `sample_json` has it.
+
+    Args:
+        images: where the picture of each sample is, for a column "image"; None leaves it out.
+
+    Example:
+        >>> from fractal_streams import open_stream
+        >>> stream = open_stream("fractal-10", device="cpu")
+        >>> jsonl_bytes(stream, stream[5:7]).count(b"\\n")
+        2
+    """
+    rows = sample_rows(batch, stream)
+    if images is not None:
+        rows = [{"image": place, **row} for place, row in zip(images, rows, strict=True)]
+    return b"".join(json.dumps(row, allow_nan=False).encode() + b"\n" for row in rows)
+
+
+def block_rows(stream: Stream, most_bytes: int, most: int) -> int:
+    """How many samples of a stream are rendered together: as many as have so many bytes, at least one."""
+    pixels = int(np.prod(stream.generate(range(0)).images.shape[1:]))
+    return max(1, min(most, most_bytes // pixels))
+
+
+def _binary(files: Any) -> pa.Array:
+    """A binary column whose values are the rows of a C-contiguous (B, N) uint8 array, which it holds."""
+    count, size = files.shape
+    offsets = np.arange(count + 1, dtype=np.int64) * size
+    if offsets[-1] >= 2**31:
+        return pa.array([row.tobytes() for row in files], pa.binary())
+    buffers = [None, pa.py_buffer(offsets.astype(np.int32)), pa.py_buffer(files)]
+    return pa.Array.from_buffers(pa.binary(), count, buffers)
+
+
+def _nested(images: Any) -> pa.Array:
+    """A column of nested lists, from a C-contiguous array of at least two axes, which it holds."""
+    column = pa.array(images.reshape(-1))
+    for axis in range(images.ndim - 1, 0, -1):
+        count = int(np.prod(images.shape[:axis]))
+        offsets = np.arange(count + 1, dtype=np.int64) * images.shape[axis]
+        column = pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), column)
+    return column
