@@ -155,15 +155,17 @@ def npy_bytes(array: Any) -> bytes:
     return file.getvalue()
 
 
-def picture_bytes(images: Any, form: str) -> list[bytes]:
+def picture_bytes(images: Any, form: str, *, compress: bool = False) -> list[bytes]:
     """The file of each picture in a form of `FORMS`; clips, (B, T, 3, H, W), as npy only.
+
+    compress: of "png", see `png_bytes`.
 
     Raises:
         InvalidValueError: an unknown form, or a picture's form for clips.
     """
     if form == "npy":
         return [npy_bytes(image) for image in np.asarray(images)]
-    return {"png": png_bytes, "bmp": bmp_bytes}[checked_form(form)](images)
+    return png_bytes(images, compress=compress) if checked_form(form) == "png" else bmp_bytes(images)
 
 
 def checked_form(form: object) -> str:

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from fractal_streams.integrations.containers.pictures import bmp_array, checked_form, png_array
+from fractal_streams.integrations.containers.pictures import bmp_array, checked_form, png_array, png_bytes
 from fractal_streams.integrations.containers.samples import (
     checked_uint8,
     class_names,
@@ -72,8 +72,10 @@ def arrow_schema(stream: Stream, *, image: str = "bmp") -> pa.Schema:
     return pa.schema([("image", column), ("label", pa.int64()), ("index", pa.int64())], metadata)
 
 
-def record_batch(stream: Stream, batch: Any, schema: pa.Schema) -> pa.RecordBatch:
+def record_batch(stream: Stream, batch: Any, schema: pa.Schema, *, compress: bool = False) -> pa.RecordBatch:
     """A `Batch` as a record batch of the schema that `arrow_schema` made; pixels are copied once.
+
+    compress: smaller PNG files, many times slower.
 
     Example:
         >>> from fractal_streams import open_stream
@@ -87,9 +89,12 @@ def record_batch(stream: Stream, batch: Any, schema: pa.Schema) -> pa.RecordBatc
     if form == "npy":
         image = _nested(np.ascontiguousarray(host.images))
     else:
-        files = FILES[form](host.images)
+        small = compress and form == "png"
+        files = (
+            pa.array(png_bytes(host.images, compress=True), pa.binary()) if small else _binary(FILES[form](host.images))
+        )
         paths = pa.array([f"{sample_key(number)}.{form}" for number in index.tolist()], pa.string())
-        image = pa.StructArray.from_arrays([_binary(files), paths], fields=list(schema.field("image").type))
+        image = pa.StructArray.from_arrays([files, paths], fields=list(schema.field("image").type))
     columns = [image, pa.array(host.labels, pa.int64()), pa.array(index, pa.int64())]
     return pa.RecordBatch.from_arrays(columns, schema=schema)
 

@@ -20,13 +20,14 @@ MAX_MEMBER = 8**11
 """Bytes that a ustar header can name."""
 
 
-def tar_bytes(stream: Stream, batch: Any, *, image: str = "png") -> bytes:
+def tar_bytes(stream: Stream, batch: Any, *, image: str = "png", compress: bool = False) -> bytes:
     """The members of a batch, without `TAR_END`: archives are made by joining these and ending them once.
 
     Args:
         stream: what the batch came from; names the classes.
         batch: a `Batch` of uint8 pictures, or of clips, which are written as npy whatever `image` says.
-        image: "png" (not compressed), "bmp" or "npy".
+        image: "png", "bmp" or "npy".
+        compress: smaller PNG files, many times slower.
 
     Raises:
         InvalidValueError: an unknown form, or a stream whose dtype is not uint8.
@@ -44,7 +45,8 @@ def tar_bytes(stream: Stream, batch: Any, *, image: str = "png") -> bytes:
     host = batch.numpy()
     form = "npy" if host.images.ndim == 5 else image
     parts: list[bytes] = []
-    for row, picture in zip(sample_rows(host, stream), picture_bytes(host.images, form), strict=True):
+    pictures = picture_bytes(host.images, form, compress=compress)
+    for row, picture in zip(sample_rows(host, stream), pictures, strict=True):
         key = sample_key(row["index"])
         for extension, content in (
             (form, picture),
