@@ -1,4 +1,4 @@
-"""The Python snippets of each README run in their order, as one script in a folder of its own."""
+"""Each Python snippet of each README runs as a script of its own, in a fresh process and a folder of its own."""
 
 from __future__ import annotations
 
@@ -14,26 +14,43 @@ NAMES = [name for name in ("README.md", "integrations/README.md", "recipes/READM
 SNIPPET = re.compile(r"(?P<before>[^\n]*)\n+(?P<indent> *)```python\n(?P<code>.*?)```", re.S)
 
 
-def script(name: str) -> str:
-    """All snippets of a file at their own line numbers; `<!-- not run: why -->` on the line before leaves one out."""
-    text = (ROOT / name).read_text()
-    lines = [""] * (text.count("\n") + 1)
-    for found in SNIPPET.finditer(text):
-        if "<!-- not run:" not in found["before"]:
-            first = text.count("\n", 0, found.start("code"))
-            for offset, line in enumerate(found["code"].splitlines()):
-                lines[first + offset] = line.removeprefix(found["indent"])
-    return "\n".join(lines)
+def scripts(text: str) -> list[str]:
+    """The snippets of a text, each at its own line numbers.
+
+    On the line before, `<!-- not run: why -->` leaves one out, and `<!-- goes on -->` joins one to the last.
+    """
+    found: list[str] = []
+    for snippet in SNIPPET.finditer(text):
+        if "<!-- not run:" in snippet["before"]:
+            continue
+        first = text.count("\n", 0, snippet.start("code"))
+        goes_on = "<!-- goes on -->" in snippet["before"]
+        before = found.pop() if goes_on else ""
+        code = "\n".join(line.removeprefix(snippet["indent"]) for line in snippet["code"].splitlines())
+        found.append(before + "\n" * (first - before.count("\n")) + code + "\n")
+    return found
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_the_snippets_run(name: str, tmp_path: Path) -> None:
+def cases() -> list[tuple[str, int]]:
+    return [(name, place) for name in NAMES for place in range(len(scripts((ROOT / name).read_text())))]
+
+
+@pytest.mark.parametrize("name, place", cases())
+def test_a_snippet_runs(name: str, place: int, tmp_path: Path) -> None:
     path = tmp_path / "readme.py"
-    path.write_text(script(name))
+    path.write_text(scripts((ROOT / name).read_text())[place])
     run = subprocess.run([sys.executable, str(path)], capture_output=True, text=True, cwd=tmp_path, timeout=600)
     assert run.returncode == 0, f"{name}, by its own line numbers:\n{run.stderr[-3000:]}"
 
 
+def test_a_snippet_stands_at_its_own_line_and_may_go_on() -> None:
+    block = "```python\n{}\n```\n"
+    text = "a\n\n{}\n<!-- not run: no -->\n{}<!-- goes on -->\n{}".format(*map(block.format, ("x = 1", "no", "y = x")))
+    (joined,) = scripts(text)
+    assert [joined.splitlines()[line - 1] for line in (4, 13)] == ["x = 1", "y = x"] and "no" not in joined
+    assert len(scripts(text.replace("<!-- goes on -->", "and\n"))) == 2
+
+
 def test_the_readme_shows_python() -> None:
-    assert len(SNIPPET.findall((ROOT / "README.md").read_text())) >= 3
-    assert "import" in script("README.md")
+    shown = scripts((ROOT / "README.md").read_text())
+    assert len(shown) >= 3 and all("import" in snippet for snippet in shown)
