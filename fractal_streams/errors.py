@@ -33,8 +33,20 @@ class DeviceError(FractalStreamsError, RuntimeError):
     """A device that is not there, or that can't be used from this process."""
 
 
+class ShardingError(FractalStreamsError, RuntimeError):
+    """A way of reading a stream under which samples would be lost or repeated."""
+
+
 class VersionError(FractalStreamsError, ValueError):
     """A spec or state made by a version that this one can't reproduce."""
+
+
+class AddressError(FractalStreamsError, FileNotFoundError):
+    """An address under which no file is: an unknown name or setting, or a value outside its range."""
+
+
+class ReadOnlyError(FractalStreamsError, OSError):
+    """A write to what can only be read."""
 
 
 class MissingExtraError(FractalStreamsError, ImportError):

@@ -29,14 +29,15 @@ except ImportError:
     raise missing_extra("torch", "torch") from None
 
 from fractal_streams.prefetch import CudaLane, Lane, ahead
+from fractal_streams.trainers import refuse_resharding
 
-STATE_VERSION = 1
+STATE_VERSION, STATE = 1, ("version", "stream", "length", "epoch", "position")
 LAUNCH_PIXELS, MAX_CHUNK = 2**24, 4096
 """Pixels that fill a GPU, and the most steps that are rendered together to have as many."""
 BLOCK_BYTES, MAX_BLOCK = 2**23, 256
 """Of single samples on a CPU, the most that are rendered together."""
 SHUFFLE_LIMIT = 10**7
-EPOCH, IN_WORKERS, ENDED, SLOTS = 0, 1, 2, 64
+START, EPOCH, TURN, IN_WORKERS, ENDED, SLOTS = 0, 1, 2, 3, 4, 64
 
 
 class StreamDataset(IterableDataset[Any]):
@@ -52,8 +53,8 @@ class StreamDataset(IterableDataset[Any]):
         length: samples of an epoch; each epoch holds indices 0 to length - 1. If `start` lies inside an
             epoch, an iteration is the rest of it, until `set_epoch` names another. None is endless: every
             iteration begins at `start`, so keep one iterator for all of training.
-        shard: rank and world size; None asks `Shard.detect` when iteration begins. Don't give the
-            DataLoader to `accelerator.prepare`, which would take shares of a share.
+        shard: rank and world size; None asks `Shard.detect` when iteration begins. Shard(0, 1) leaves the
+            sharing to `accelerator.prepare`; else the DataLoader must not be given to it.
         fields: "pair" gives (images, labels); "dict" also "index" and "latents", a dict by name (its keys
             are "image" and "label" for a single sample); "batch" a `Batch` of tensors, or a `Sample`.
         transform: applied to the images: (B, 3, H, W) of a batch, (3, H, W) of a single sample.
@@ -66,6 +67,7 @@ class StreamDataset(IterableDataset[Any]):
     Raises:
         InvalidValueError: a value out of its range, named.
         DeviceError: when iteration begins, a stream on a GPU in a worker process.
+        ShardingError: when iteration begins, accelerate would take shares of this rank's share.
 
     Example:
         >>> from fractal_streams import StreamDataset, open_stream
@@ -90,7 +92,6 @@ class StreamDataset(IterableDataset[Any]):
     ) -> None:
         self.stream = checked_stream(stream)
         self.batch_size = None if batch_size is None else whole(batch_size, "batch_size", 1, 2**31 - 1, "samples")
-        self.start = whole(start, "start", 0, INDEX_END - 1, "samples consumed")
         self.length = None if length is None else whole(length, "length", 1, INDEX_END - 1, "samples")
         if shard is not None and not isinstance(shard, Shard):
             raise InvalidValueError(f"shard must be a Shard(rank, world_size) or None, got {shard!r}")
@@ -104,12 +105,13 @@ class StreamDataset(IterableDataset[Any]):
         self._course: Course | None = None
         self._step = 0
         self._parent: tuple[int, Shard] | None = None
-        # Shared memory: persistent workers see `set_epoch`, and new workers what the last ones ended.
+        # Shared memory: persistent workers see `set_start` and `set_epoch`, new ones what the last ones ended.
         self._shared = torch.zeros(ENDED + SLOTS, dtype=torch.int64).share_memory_()
-        self._shared[EPOCH] = self.start // self.length if self.length else 0
+        self.set_start(start)
 
     def __getstate__(self) -> dict[str, Any]:
-        # A spawned worker has no process group to ask: its parent's answer travels with it.
+        # A spawned worker has no process group to ask and no stack to see: its parent answers for it.
+        refuse_resharding(self._here())
         parent = (os.getpid(), Shard.detect()) if self.shard is None else None
         return {**self.__dict__, "_parent": parent}
 
@@ -125,14 +127,15 @@ class StreamDataset(IterableDataset[Any]):
         """
         if self.length is None:
             raise TypeError("an endless StreamDataset has no len(): give it length=, or count steps instead of epochs")
-        return self._outset().count
+        return self.course().count
 
     def __iter__(self) -> Iterator[Any]:
         refuse_worker(self.stream.device)
+        refuse_resharding(self._here())
         info = get_worker_info()
         worker, workers = (info.id, info.num_workers) if info else (0, 1)
-        course = replace(self._outset(), stride=workers)
-        if self._loaded is None and self.length and course.base and self._shared[ENDED + worker % SLOTS]:
+        course, turn = replace(self.course(), stride=workers), int(self._shared[TURN])
+        if self._loaded is None and self.length and course.base and self._shared[ENDED + worker % SLOTS] == turn:
             epoch = self._epoch(course)
             raise InvalidValueError(
                 f"start={self.start} lies inside epoch {epoch} of {self.length} samples, whose rest was given out: "
@@ -141,7 +144,12 @@ class StreamDataset(IterableDataset[Any]):
         self._step = (self._loaded or {}).get("step", worker)
         self._course, self._loaded = course, None
         self._shared[IN_WORKERS] = int(info is not None)
-        return self._walk(course, worker)
+        return self._walk(course, worker, turn)
+
+    @property
+    def start(self) -> int:
+        """Samples that all ranks together consumed before an iteration that begins now, unless `set_epoch` moved it."""
+        return int(self._shared[START])
 
     @property
     def position(self) -> int:
@@ -155,7 +163,7 @@ class StreamDataset(IterableDataset[Any]):
                 "worker processes read this dataset and run ahead of the loop, so its position is not known here: "
                 "count the batches received and ask dataset.position_after(count)"
             )
-        return self._course.position(self._step) if self._course else self._outset().position(0)
+        return self._course.position(self._step) if self._course else self.course().position(0)
 
     def position_after(self, items: int) -> int:
         """Samples that all ranks together consumed after so many items of an iteration, whatever the workers.
@@ -170,7 +178,12 @@ class StreamDataset(IterableDataset[Any]):
             >>> StreamDataset(stream, 512, start=1024, shard=Shard(0, 8)).position_after(3)
             13312
         """
-        return self._outset().position(whole(items, "items", 0, INDEX_END, "items received"))
+        return self.course().position(whole(items, "items", 0, INDEX_END, "items received"))
+
+    def set_start(self, start: int) -> None:
+        """Makes the iterations to come begin at another `start`, and in its epoch, in persistent workers too."""
+        self._shared[START] = whole(start, "start", 0, INDEX_END - 1, "samples consumed")
+        self._turn_to(start // self.length if self.length else 0)
 
     def set_epoch(self, epoch: int) -> None:
         """Names the epoch of the iterations to come, in persistent workers too.
@@ -178,13 +191,17 @@ class StreamDataset(IterableDataset[Any]):
         All epochs hold the same samples; the one that `start` lies in begins at `start`, others at index 0.
         An endless stream has one epoch, and nothing changes.
         """
+        refuse_resharding(self._here())  # of accelerate's loaders the first call, before they start workers
         whole(epoch, "epoch", 0, INDEX_END - 1, "")
         if self.length is not None:
-            self._shared[EPOCH] = epoch
-            self._shared[ENDED:] = 0
-            self._course = None
-            if self._loaded and self._loaded["epoch"] != epoch:
-                self._loaded = None
+            loaded = self._loaded
+            self._turn_to(epoch)
+            self._loaded = loaded if loaded and loaded["epoch"] == epoch else None
+
+    def _turn_to(self, epoch: int) -> None:
+        self._shared[EPOCH] = epoch
+        self._shared[TURN] += 1  # what a worker that still walks an older turn ends, ends nothing of this one
+        self._course = self._loaded = None
 
     def state_dict(self) -> dict[str, Any]:
         """Where iteration stands in this process, for torchdata's StatefulDataLoader.
@@ -192,7 +209,7 @@ class StreamDataset(IterableDataset[Any]):
         In the main process "position" is an integer that any batch size and world size can go on from.
         A worker process adds its own step, which needs the same workers, batch size and world size.
         """
-        course, info = self._course or self._outset(), get_worker_info()
+        course, info = self._course or self.course(), get_worker_info()
         state = {"version": STATE_VERSION, "stream": self._digest, "length": self.length, "epoch": self._epoch(course)}
         if info is None:
             return {**state, "position": self.position}
@@ -229,8 +246,8 @@ class StreamDataset(IterableDataset[Any]):
             return self._parent[1]
         return self.shard or Shard.detect()
 
-    def _outset(self) -> Course:
-        """The course of an iteration that begins now."""
+    def course(self) -> Course:
+        """The steps of an iteration that begins now, of all worker processes together."""
         course = Course(shard=self._here(), batch_size=self.batch_size or 1)
         position = self._loaded["position"] if self._loaded else self.start
         if self.length is None:
@@ -244,7 +261,7 @@ class StreamDataset(IterableDataset[Any]):
     def _epoch(self, course: Course) -> int:
         return course.origin // self.length if self.length else 0
 
-    def _walk(self, course: Course, worker: int) -> Iterator[Any]:
+    def _walk(self, course: Course, worker: int, turn: int) -> Iterator[Any]:
         """The items of a course; what an item leaves behind is noted before it is handed out."""
         lane, size = self._lane(), self.batch_size
         jobs = self._jobs(course, lane is not None)
@@ -264,7 +281,7 @@ class StreamDataset(IterableDataset[Any]):
                 yield packed_sample(samples[place], self.fields, self.transform)
         # Ranks with a step less than others end at the same position.
         self._step = max(1, course.total)
-        self._shared[ENDED + worker % SLOTS] = 1
+        self._shared[ENDED + worker % SLOTS] = turn
 
     def _lane(self) -> Lane | None:
         return CudaLane(self.stream.device) if self.stream.device.startswith("cuda") else None
@@ -358,11 +375,11 @@ def checked_stream(stream: object) -> Stream:
     return stream
 
 
-def check_state(state: Mapping[str, Any], digest: str, length: int | None) -> None:
+def check_state(state: Mapping[str, Any], digest: str, length: int | None, needs: Sequence[str] = STATE) -> None:
     """Refuse what is no state, or one of a newer version, another stream or another length."""
-    missing = {"version", "stream", "length", "epoch", "position"} - set(state)
+    missing = set(needs) - set(state)
     if missing:
-        raise InvalidValueError(f"not a state of a StreamDataset: it has no {', '.join(sorted(missing))}")
+        raise InvalidValueError(f"not a state of a reader of a stream: it has no {', '.join(sorted(missing))}")
     if state["version"] != STATE_VERSION:
         raise VersionError(
             f"state version {state['version']!r} is not {STATE_VERSION}: use the fractal-streams version that saved it"
@@ -373,5 +390,5 @@ def check_state(state: Mapping[str, Any], digest: str, length: int | None) -> No
                 f"this state was saved with {name} {state[name]}, this dataset has {name} {here}: open the same stream "
                 f"with the same length, or begin anew with start="
             )
-    whole(state["epoch"], "epoch of the state", 0, INDEX_END, "")
+    whole(state.get("epoch", 0), "epoch of the state", 0, INDEX_END, "")
     whole(state["position"], "position of the state", 0, 2**127, "samples consumed")

@@ -12,8 +12,8 @@ from fractal_streams import errors
 KINDS = [kind for _, kind in inspect.getmembers(errors, inspect.isclass) if kind.__module__ == errors.__name__]
 BUILTIN = {
     "InvalidValueError": ValueError, "UnknownNameError": KeyError, "IndexRangeError": IndexError,
-    "FormulaError": TypeError, "DeviceError": RuntimeError, "VersionError": ValueError,
-    "MissingExtraError": ImportError,
+    "FormulaError": TypeError, "DeviceError": RuntimeError, "ShardingError": RuntimeError,
+    "VersionError": ValueError, "MissingExtraError": ImportError,
 }  # fmt: skip
 
 
