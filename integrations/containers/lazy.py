@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import io
+from bisect import bisect_right
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 BUFFER = 2**16
 
@@ -24,7 +25,7 @@ class Blocks:
     tail: bytes = b""
 
     def part(self, k: int) -> bytes | None:
-        """Part k: 0 is the head, behind the last is the tail, None is behind everything."""
+        """Part k: 0 is the head, behind the last block is the tail, None is behind everything."""
         if k == 0:
             return self.head
         if self.count is None or k <= self.count:
@@ -35,16 +36,14 @@ class Blocks:
 class LazyFile(io.RawIOBase):
     """`Blocks` as a file to read; holds one block at a time.
 
-    It seeks: forward by making what lies between, back by making one block again; the end of a file
-    without end can't be sought.
+    It seeks: forward by making what lies between, back by making one block again. What has no end can't be
+    sought from its end.
     """
 
     def __init__(self, blocks: Blocks) -> None:
         self._blocks = blocks
-        self._starts = [0]
-        """Where each part begins, of those made so far."""
-        self._part = -1
-        self._bytes = b""
+        self._starts = [0]  # of the parts made so far, and of the one behind them
+        self._held, self._base = memoryview(b""), 0
         self._place = 0
 
     def readable(self) -> bool:
@@ -59,36 +58,51 @@ class LazyFile(io.RawIOBase):
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
         if whence == io.SEEK_END and self._blocks.count is None:
             raise io.UnsupportedOperation("this file has no end to seek from")
-        start = {io.SEEK_SET: 0, io.SEEK_CUR: self._place}.get(whence)
-        place = (self._size() if start is None else start) + offset
+        place = {io.SEEK_SET: 0, io.SEEK_CUR: self._place}.get(whence)
+        place = (self._size() if place is None else place) + offset
         if place < 0:
-            raise ValueError(f"a file has no place {place}")
+            raise ValueError(f"a place in a file is 0 or more, got {place}")
         self._place = place
         return place
 
-    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
-        if not self._load():
+    def readinto(self, buffer: Any) -> int:
+        target = memoryview(buffer).cast("B")
+        if not target or not self._load():
             return 0
-        begin = self._place - self._starts[self._part]
-        piece = self._bytes[begin : begin + len(buffer)]
-        buffer[: len(piece)] = piece
+        piece = self._held[self._place - self._base :][: len(target)]
+        target[: len(piece)] = piece
         self._place += len(piece)
         return len(piece)
 
     def _load(self) -> bool:
-        """Have the part that holds the place; False behind the end."""
-        part = self._part
-        if part < 0 or not self._starts[part] <= self._place < self._starts[part] + len(self._bytes):
-            part = max(k for k, start in enumerate(self._starts) if start <= self._place) if part < 0 else part
-        return self._walk(part)
+        """Hold the part that the place lies in; False behind the end."""
+        if self._base <= self._place < self._base + len(self._held):
+            return True
+        part = bisect_right(self._starts, self._place) - 1
+        while (made := self._make(part)) is not None:
+            if self._place < self._starts[part + 1]:
+                self._held, self._base = memoryview(made), self._starts[part]
+                return True
+            part += 1
+        return False
 
-    def _walk(self, part: int) -> bool:
-        raise NotImplementedError
+    def _make(self, part: int) -> bytes | None:
+        made = self._blocks.part(part)
+        if made is not None and part + 1 == len(self._starts):
+            self._starts.append(self._starts[part] + len(made))
+        return made
 
     def _size(self) -> int:
-        raise NotImplementedError
+        while self._make(len(self._starts) - 1) is not None:
+            pass
+        return self._starts[-1]
 
 
 def opened(blocks: Blocks) -> BinaryIO:
-    """The blocks as a buffered file."""
+    """The blocks as a buffered file to read.
+
+    Example:
+        >>> opened(Blocks(block=lambda k: b"%d " % k, count=3, tail=b"end")).read()
+        b'0 1 2 end'
+    """
     return io.BufferedReader(LazyFile(blocks), BUFFER)

@@ -10,6 +10,7 @@ PNG: ISO/IEC 15948; zlib and deflate: RFC 1950, RFC 1951; BMP: the BITMAPINFOHEA
 from __future__ import annotations
 
 import io
+import math
 import struct
 import zlib
 from typing import Any
@@ -166,6 +167,24 @@ def picture_bytes(images: Any, form: str, *, compress: bool = False) -> list[byt
     if form == "npy":
         return [npy_bytes(image) for image in np.asarray(images)]
     return png_bytes(images, compress=compress) if checked_form(form) == "png" else bmp_bytes(images)
+
+
+def picture_size(shape: tuple[int, ...], form: str) -> int:
+    """Bytes of the file of one sample of this shape, as `picture_bytes` makes it; nothing is made for it.
+
+    Example:
+        >>> [picture_size((3, 32, 32), form) for form in FORMS]
+        [3172, 3126, 3200]
+    """
+    if form == "npy":
+        header = io.BytesIO()
+        np.lib.format.write_array_header_1_0(header, {"shape": shape, "fortran_order": False, "descr": "|u1"})
+        return header.tell() + math.prod(shape)
+    height, width = shape[1:] if shape[0] == 3 else shape[:2]
+    if checked_form(form) == "bmp":
+        return BMP_HEADER + (3 * width + 3) // 4 * 4 * height
+    lines = height * (1 + 3 * width)
+    return len(_png_head(height, width)) + 8 + 2 + lines + 5 * -(-lines // STORED_BLOCK) + 4 + 4 + len(PNG_END)
 
 
 def checked_form(form: object) -> str:

@@ -33,6 +33,8 @@ FEATURES = b"huggingface"
 FORM = b"fractal_streams.image"
 """The key of a schema's metadata that says in which form pictures are written."""
 FILES = {"bmp": bmp_array, "png": png_array}
+ARROW_END = b"\xff\xff\xff\xff\0\0\0\0"
+"""Behind the last record batch of an Arrow stream."""
 ROW_GROUP_BYTES, ROW_GROUP = 2**25, 1000
 """Of a Parquet file's row groups, the most bytes of pixels and the most rows."""
 
@@ -97,6 +99,20 @@ def record_batch(stream: Stream, batch: Any, schema: pa.Schema, *, compress: boo
         image = pa.StructArray.from_arrays([files, paths], fields=list(schema.field("image").type))
     columns = [image, pa.array(host.labels, pa.int64()), pa.array(index, pa.int64())]
     return pa.RecordBatch.from_arrays(columns, schema=schema)
+
+
+def arrow_bytes(part: pa.Schema | pa.RecordBatch) -> bytes:
+    """A schema or record batch as a message of an Arrow stream: the schema, record batches, `ARROW_END`.
+
+    Example:
+        >>> from fractal_streams import open_stream
+        >>> stream = open_stream("fractal-10", device="cpu")
+        >>> schema = arrow_schema(stream)
+        >>> parts = [arrow_bytes(schema), arrow_bytes(record_batch(stream, stream[:3], schema)), ARROW_END]
+        >>> pa.ipc.open_stream(b"".join(parts)).read_all().num_rows
+        3
+    """
+    return bytes(part.serialize().to_pybytes())
 
 
 def parquet_bytes(stream: Stream, indices: Sequence[int], *, image: str = "bmp") -> bytes:

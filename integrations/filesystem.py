@@ -1,0 +1,278 @@
+"""Streams as files: the `fractal://` filesystem of fsspec, whose bytes are made when they are read.
+
+An entry point registers it, so that whatever reads through fsspec (`datasets`, pandas, pyarrow) reads
+streams without an import of this package.
+"""
+
+from __future__ import annotations
+
+import errno
+import itertools
+import os
+import re
+from collections.abc import Iterable, Iterator
+from fnmatch import fnmatchcase
+from typing import Any, BinaryIO
+
+from fractal_streams.integrations.address import PROTOCOL, QUERY, SHARD_FORMATS, Address, checked_source
+from fractal_streams.integrations.containers.tar import TAR_END
+from fractal_streams.integrations.files import entity_tag, file_blocks, file_size, opened_file
+
+from fractal_streams.errors import AddressError, InvalidValueError, ReadOnlyError, missing_extra, unknown_name
+from fractal_streams.presets import PRESETS
+from fractal_streams.stream import SPLITS
+
+try:
+    from fsspec import AbstractFileSystem
+except ImportError:
+    raise missing_extra("fsspec", "filesystem") from None
+
+MAGIC = re.compile(r"[*?\[]")
+BRACES = re.compile(r"\{([^{}]*)\}")
+COUNTING = re.compile(r"(\d+)\.\.(\d+)")
+MAX_PATHS = 10**6
+"""Most paths that braces are expanded to."""
+
+
+class FractalFileSystem(AbstractFileSystem):  # type: ignore[misc]
+    """Streams as files that can only be read; their addresses: `fractal_streams.integrations.address`.
+
+    Folders list presets, their splits, `seed=0` (every other seed is there when asked for) and the shards in
+    each format. Single pictures and endless files are there when named, and in no list. Tar, Arrow and JSON
+    lines are made block by block; a Parquet file is made as a whole when it is opened.
+
+    Raises:
+        AddressError: nothing is under a path; a FileNotFoundError that says what is wrong with it.
+        ReadOnlyError: a write; an OSError with EROFS.
+        DeviceError: a device that an address names is not there.
+
+    Example:
+        >>> import fsspec
+        >>> filesystem = fsspec.filesystem("fractal")
+        >>> filesystem.glob("fractal://fractal-10/test/seed=0/shard-{000000..000001}.tar")
+        ['fractal-10/test/seed=0/shard-000000.tar', 'fractal-10/test/seed=0/shard-000001.tar']
+        >>> with fsspec.open("fractal://fractal-10/test/seed=0/00000042.bmp") as file:
+        ...     file.read(2)
+        b'BM'
+    """
+
+    protocol = PROTOCOL
+
+    @property
+    def fsid(self) -> str:
+        """One for all: what is under an address does not depend on who reads it."""
+        return PROTOCOL
+
+    def info(self, path: str, **settings: Any) -> dict[str, Any]:
+        """name, type, size (None where only making the file would tell) and, of files, ETag."""
+        path = self._plain(path)
+        if is_folder(path):
+            return {"name": path, "size": 0, "type": "directory"}
+        address = Address.parse(path)
+        return {"name": path, "size": file_size(address), "type": "file", "ETag": entity_tag(address)}
+
+    def ls(self, path: str, detail: bool = True, **settings: Any) -> list[Any]:
+        """What a folder holds, or the file itself."""
+        path = self._plain(path)
+        names = [joined(path, name) for name in listed(path)] if is_folder(path) else [self.info(path)["name"]]
+        return [self.info(name) for name in names] if detail else names
+
+    def glob(self, path: str, maxdepth: int | None = None, **settings: Any) -> Any:
+        """Paths that a pattern of `*`, `**`, `?`, `[..]`, `{a,b}` and `{000000..000999}` names, in order.
+
+        Raises:
+            AddressError: a path without wildcards names nothing: what was asked for by name is never left out.
+        """
+        found: dict[str, None] = {}
+        for pattern in expanded(self._strip_protocol(path)):
+            found.update(dict.fromkeys(matches(as_path(pattern))))
+        return {name: self.info(name) for name in found} if settings.get("detail") else list(found)
+
+    def _open(self, path: str, mode: str = "rb", **settings: Any) -> BinaryIO:
+        if mode != "rb":
+            raise read_only(path)
+        path = self._plain(path)
+        if is_folder(path):
+            raise IsADirectoryError(errno.EISDIR, "a folder: name a file in it, such as shard-000000.tar", path)
+        return opened_file(Address.parse(path))
+
+    def _plain(self, path: str) -> str:
+        return as_path(self._strip_protocol(path))
+
+    def _refuse(self, path: Any = "", *arguments: Any, **settings: Any) -> Any:
+        raise read_only(path)
+
+    def _refuse_copy(self, source: Any = "", target: Any = "", *arguments: Any, **settings: Any) -> Any:
+        raise read_only(target)
+
+    mkdir = mkdirs = makedirs = makedir = rmdir = rm = rm_file = _rm = delete = touch = pipe_file = pipe = _refuse
+    cp_file = copy = cp = mv = move = rename = put_file = put = upload = _refuse_copy
+
+
+def copy_shards(urls: Iterable[str], out: BinaryIO) -> int:
+    """Write tar files one behind the other as a single archive, for webdataset's `pipe:fractal-streams tar ...`.
+
+    Args:
+        urls: addresses of .tar files, with wildcards and braces; an endless one may be the last.
+        out: where to; when its reader closes the pipe, this ends quietly.
+
+    Returns:
+        Bytes that were written.
+
+    Raises:
+        AddressError: an address names no file, or none that is a tar.
+        InvalidValueError: no address, or one behind an endless file.
+
+    Example:
+        >>> import io, tarfile
+        >>> out = io.BytesIO()
+        >>> copy_shards(["fractal://fractal-10/test/seed=0/samples=2/shard-{000003..000004}.tar"], out)
+        25600
+        >>> tarfile.open(fileobj=io.BytesIO(out.getvalue())).getnames()[::3]
+        ['00000006.png', '00000007.png', '00000008.png', '00000009.png']
+    """
+    addresses = [Address.parse(path) for url in urls for path in FractalFileSystem().glob(url)]
+    for address in addresses:
+        if address.format != "tar":
+            raise AddressError(f"{address} is no .tar file, and only these are written one behind the other")
+    if not addresses:
+        raise InvalidValueError("no address names a file: give one such as fractal-10/train/seed=0/shard-000000.tar")
+    for address in addresses[:-1]:
+        if address.indices is None:
+            raise InvalidValueError(f"{address} has no end, so that nothing can come behind it: name it last")
+    written = 0
+    try:
+        for address in addresses:
+            blocks = file_blocks(address)
+            for k in itertools.count() if blocks.count is None else range(blocks.count):
+                written += out.write(blocks.block(k))
+        written += out.write(TAR_END)
+        out.flush()
+    except BrokenPipeError:
+        _let_go(out)
+    return written
+
+
+def _let_go(out: BinaryIO) -> None:
+    """Point a pipe that nobody reads to nowhere, so that what is left in its buffer fails no later flush."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, out.fileno())
+    os.close(nowhere)
+
+
+def expanded(pattern: str) -> Iterator[str]:
+    """The patterns that braces stand for, in order.
+
+    Raises:
+        AddressError: more than a million of them.
+
+    Example:
+        >>> list(expanded("{train,test}/shard-{008..010}"))[2:4]
+        ['train/shard-010', 'test/shard-008']
+    """
+    pieces = BRACES.split(pattern)
+    choices: list[Iterable[str]] = []
+    count = 1
+    for place, piece in enumerate(pieces):
+        bounds = COUNTING.fullmatch(piece) if place % 2 else None
+        if bounds:
+            low, high = int(bounds[1]), int(bounds[2])
+            width = len(bounds[1])
+            choices.append([f"{number:0{width}d}" for number in range(low, min(high, low + MAX_PATHS) + 1)])
+        else:
+            choices.append(piece.split(",") if place % 2 else [piece])
+        count *= len(list(choices[-1]))
+    if count > MAX_PATHS:
+        raise AddressError(f"{pattern!r} stands for more than {MAX_PATHS} paths: use fewer shards of more samples")
+    return ("".join(parts) for parts in itertools.product(*choices))
+
+
+def matches(pattern: str) -> list[str]:
+    """Paths that a pattern without braces names; an `AddressError` if it has no wildcards and names nothing."""
+    segments = pattern.split("/") if pattern else []
+    wild = [place for place, segment in enumerate(segments) if MAGIC.search(segment)]
+    found = [""]
+    for place, segment in enumerate(segments):
+        if segment == "**":
+            found = [folder for path in found for folder in folders(path)]
+        elif place in wild:
+            ending = segment.rpartition(".")[2]
+            formats = (ending,) if ending in SHARD_FORMATS else SHARD_FORMATS
+            found = [
+                joined(path, name) for path in found for name in listed(path, formats) if fnmatchcase(name, segment)
+            ]
+        else:
+            found = [joined(path, segment) for path in found]
+    if wild and wild[-1] == len(segments) - 1:
+        return found
+    return [path for path in found if is_there(path)] if wild else [path for path in found if is_folder(path) or path]
+
+
+def folders(path: str) -> list[str]:
+    """A folder and all folders in it."""
+    inner = listed(path) if path.count("/") < 2 and is_folder(path) else ()
+    return [path, *(found for name in inner for found in folders(joined(path, name)))]
+
+
+def listed(path: str, formats: tuple[str, ...] = SHARD_FORMATS) -> Iterable[str]:
+    """Names in a folder; of shards, those in some formats. A file holds none."""
+    if not is_folder(path):
+        return ()
+    depth = len(path.split("/")) if path else 0
+    return (PRESETS, SPLITS, ("seed=0",))[depth] if depth < 3 else Address.parse(path).shard_names(formats)
+
+
+def is_folder(path: str) -> bool:
+    """Whether a folder is under a path, and not a file.
+
+    Raises:
+        AddressError: neither is.
+    """
+    source, *rest = path.split("/")
+    if path:
+        checked_source(source)
+    if not rest:
+        return True
+    if len(rest) == 1:
+        if rest[0] not in SPLITS:
+            raise AddressError(str(unknown_name("split", rest[0], SPLITS)))
+        return True
+    address = Address.parse(path)
+    address.open_stream()
+    return not address.file
+
+
+def is_there(path: str) -> bool:
+    """Whether a file or folder is under a path."""
+    try:
+        is_folder(path)
+    except AddressError:
+        return False
+    return True
+
+
+def as_path(path: str) -> str:
+    """The path with the settings of its query as segments before the file.
+
+    Example:
+        >>> as_path("fractal-10/train/seed=1/shard-*.tar?height=64&samples=10")
+        'fractal-10/train/seed=1/height=64/samples=10/shard-*.tar'
+    """
+    plain, *query = QUERY.split(path.strip("/"), maxsplit=1)
+    if not query:
+        return plain
+    *folder, last = plain.split("/")
+    named = len(folder) >= 2 and "=" not in last
+    return "/".join((*folder, *(() if named else (last,)), *query[0].split("&"), *((last,) if named else ())))
+
+
+def joined(path: str, name: str) -> str:
+    """A name in a folder as a path."""
+    return f"{path}/{name}" if path else name
+
+
+def read_only(path: object) -> ReadOnlyError:
+    """The error of a write."""
+    return ReadOnlyError(
+        errno.EROFS, f"{PROTOCOL}:// is made from streams and can only be read; write to another filesystem", str(path)
+    )
