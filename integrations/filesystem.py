@@ -82,10 +82,16 @@ class FractalFileSystem(AbstractFileSystem):  # type: ignore[misc]
 
         Raises:
             AddressError: a path without wildcards names nothing: what was asked for by name is never left out.
+            InvalidValueError: a path with wildcards, but none of `**`, can name nothing.
         """
         found: dict[str, None] = {}
-        for pattern in expanded(self._strip_protocol(path)):
-            found.update(dict.fromkeys(matches(as_path(pattern))))
+        plain = self._strip_protocol(path)
+        for pattern in expanded(plain):
+            try:
+                found.update(dict.fromkeys(matches(as_path(pattern))))
+            except AddressError as error:
+                # `datasets` drops a pattern silently at a FileNotFoundError, and whatever has a `?` is one to it.
+                raise (InvalidValueError(str(error)) if MAGIC.search(plain) else error) from None
         return {name: self.info(name) for name in found} if settings.get("detail") else list(found)
 
     def _open(self, path: str, mode: str = "rb", **settings: Any) -> BinaryIO:
@@ -145,18 +151,30 @@ def copy_shards(urls: Iterable[str], out: BinaryIO) -> int:
         for address in addresses:
             blocks = file_blocks(address)
             for k in itertools.count() if blocks.count is None else range(blocks.count):
-                written += out.write(blocks.block(k))
-        written += out.write(TAR_END)
+                written += _write(out, blocks.block(k))
+        written += _write(out, TAR_END)
         out.flush()
     except BrokenPipeError:
         _let_go(out)
     return written
 
 
+def _write(out: BinaryIO, content: bytes) -> int:
+    """Write all of it, also to a pipe without a buffer, which may take a part at a time."""
+    left = memoryview(content)
+    while left:
+        left = left[out.write(left) :]
+    return len(content)
+
+
 def _let_go(out: BinaryIO) -> None:
     """Point a pipe that nobody reads to nowhere, so that what is left in its buffer fails no later flush."""
+    try:
+        pipe = out.fileno()
+    except (AttributeError, OSError):
+        return
     nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, out.fileno())
+    os.dup2(nowhere, pipe)
     os.close(nowhere)
 
 
@@ -193,6 +211,7 @@ def matches(pattern: str) -> list[str]:
     wild = [place for place, segment in enumerate(segments) if MAGIC.search(segment)]
     found = [""]
     for place, segment in enumerate(segments):
+        before = found
         if segment == "**":
             found = [folder for path in found for folder in folders(path)]
         elif place in wild:
@@ -203,9 +222,19 @@ def matches(pattern: str) -> list[str]:
             ]
         else:
             found = [joined(path, segment) for path in found]
+        if not found and "**" not in segments:
+            raise AddressError(f"no name fits {segment!r} in {', '.join(before[:3])}: {known_names(before[0])}")
     if wild and wild[-1] == len(segments) - 1:
         return found
     return [path for path in found if is_there(path)] if wild else [path for path in found if is_folder(path) or path]
+
+
+def known_names(path: str) -> str:
+    """What a folder holds, in words."""
+    names = list(listed(path, SHARD_FORMATS[:1]))
+    if len(names) <= len(PRESETS):
+        return f"it holds {', '.join(names)}"
+    return f"it holds {names[0]} to {names[-1]}, each also as {', '.join(SHARD_FORMATS[1:])}"
 
 
 def folders(path: str) -> list[str]:

@@ -30,6 +30,9 @@ except ImportError:
 
 FEATURES = b"huggingface"
 """The key of a schema's metadata under which `datasets` looks for its features."""
+NAME, CONTENT = "ARROW:extension:name", "ARROW:extension:metadata"
+EXTENSIONS = "datasets.features.features"
+"""A field of nested lists says of which extension type it is: to `datasets` an array, to others still lists."""
 FORM = b"fractal_streams.image"
 """The key of a schema's metadata that says in which form pictures are written."""
 FILES = {"bmp": bmp_array, "png": png_array}
@@ -63,15 +66,19 @@ def arrow_schema(stream: Stream, *, image: str = "bmp") -> pa.Schema:
     if names is not None:
         label = {"names": names, "_type": "ClassLabel"}
     if form == "npy":
+        kind = f"Array{len(shape)}D"
         column: pa.DataType = pa.uint8()
         for _ in shape:
             column = pa.list_(column)
-        feature: dict[str, Any] = {"shape": list(shape), "dtype": "uint8", "_type": f"Array{len(shape)}D"}
+        feature: dict[str, Any] = {"shape": list(shape), "dtype": "uint8", "_type": kind}
+        extension = {NAME: f"{EXTENSIONS}.{kind}ExtensionType", CONTENT: json.dumps([list(shape), "uint8"])}
     else:
         column, feature = pa.struct([("bytes", pa.binary()), ("path", pa.string())]), {"_type": "Image"}
+        extension = {}
     features = {"image": feature, "label": label, "index": {"dtype": "int64", "_type": "Value"}}
     metadata = {FEATURES: json.dumps({"info": {"features": features}}).encode(), FORM: form.encode()}
-    return pa.schema([("image", column), ("label", pa.int64()), ("index", pa.int64())], metadata)
+    image_field = pa.field("image", column, metadata=extension or None)
+    return pa.schema([image_field, ("label", pa.int64()), ("index", pa.int64())], metadata)
 
 
 def record_batch(stream: Stream, batch: Any, schema: pa.Schema, *, compress: bool = False) -> pa.RecordBatch:
