@@ -24,7 +24,8 @@ _pools: dict[tuple[int, int], ThreadPoolExecutor] = {}
 class NumbaRenderer:
     """Renders on the CPU.
 
-    threads: None means every core this process may use, and one in a worker process.
+    threads: None means every core this process may use, or NUMBA_NUM_THREADS of the environment, and one in a
+        worker process.
     """
 
     def __init__(self, threads: int | None = None) -> None:
@@ -37,6 +38,9 @@ class NumbaRenderer:
             return self._threads
         if multiprocessing.parent_process() is not None:
             return 1
+        asked = os.environ.get("NUMBA_NUM_THREADS", "")
+        if asked.isdecimal() and int(asked):
+            return int(asked)
         # Only Linux tells which cores a process may use.
         return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
