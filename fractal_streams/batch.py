@@ -64,7 +64,7 @@ def as_tensor(array: Any) -> Any:
         raise missing_extra("torch", "torch") from None
     if isinstance(array, torch.Tensor):
         return array
-    if array.dtype.name == "uint16":
+    if array.dtype == np.uint16:
         return torch.from_numpy(array.view("int16")).view(torch.bfloat16)
     return torch.from_numpy(array)
 
