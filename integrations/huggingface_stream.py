@@ -16,7 +16,7 @@ from fractal_streams.integrations.containers.pictures import bmp_bytes
 from fractal_streams.integrations.containers.samples import class_names, is_clips
 from fractal_streams.integrations.containers.tables import arrow_schema, record_batch
 
-from fractal_streams.batch import Batch
+from fractal_streams.batch import Batch, as_tensor
 from fractal_streams.errors import InvalidValueError, MissingExtraError, missing_extra
 from fractal_streams.shard import INDEX_END, Course, Shard
 from fractal_streams.spec import whole
@@ -46,6 +46,8 @@ if _missing:
         f"pip install 'datasets>=4.8,<6', or read the stream with fractal_streams.StreamDataset"
     )
 
+WHOLE = Shard()
+"""All ranks: ours are slices of a range, made by `datasets`."""
 NUM_SHARDS = 80_640
 """2**8 * 3**2 * 5 * 7: what worlds divide, 1 to 10, 12, 14, 15, 16, ..., 256, each rank renders only its own."""
 BLOCK, FIRST_BLOCK, BLOCK_BYTES = 256, 16, 2**23
@@ -72,7 +74,7 @@ class Source(_BaseExamplesIterable):  # type: ignore[misc]
         self.stop = MAX_INDEX if length is None else whole(length, "length", 1, MAX_INDEX, "samples")
         if self.start > self.stop:
             raise InvalidValueError(f"start must lie in 0 to length = {length}, got {start}: nothing is left behind it")
-        course = Course(shard=Shard(), batch_size=unit, base=self.start, end=self.stop, drop_last=drop_last)
+        course = Course(shard=WHOLE, batch_size=unit, base=self.start, end=self.stop, drop_last=drop_last)
         self.units = range(course.count)
         self._shards = whole(num_shards, "num_shards", 1, 2**31 - 1, "")
         self._digest = stream.digest()
@@ -138,7 +140,7 @@ class Source(_BaseExamplesIterable):  # type: ignore[misc]
             self._state_dict["done"] = done
 
     def _batch(self, units: range) -> Batch:
-        return self.stream.generate(Shard().indices(units, self.unit, self.start, self.stop))
+        return self.stream.generate(WHOLE.indices(units, self.unit, self.start, self.stop))
 
 
 class BatchSource(Source):
@@ -164,17 +166,17 @@ class BatchSource(Source):
             yield done, {"images": batch.images, "labels": batch.labels, "index": batch.index}
 
     def _here(self, done: int) -> Iterator[Batch]:
-        for place in range(done, len(self.units)):
-            batch = self._batch(self.units[place : place + 1])
-            yield Batch(batch.index, batch.images, batch.labels, {}).torch()
+        for unit in self.units[done:]:
+            batch = self.stream.generate(WHOLE.interval(unit, self.unit, self.start, self.stop))
+            yield Batch(as_tensor(batch.index), as_tensor(batch.images), as_tensor(batch.labels), {})
 
     def _ahead(self, done: int) -> Iterator[Batch]:
         """The same batches from a GPU, which renders many of them ahead on a CUDA stream of its own."""
         rest = self.units[done:]
         if not rest:
             return iter(())
-        first = Shard().interval(rest.start, self.unit, self.start).start
-        last = Shard().interval(rest[-1], self.unit, self.start, self.stop).stop
+        first = WHOLE.interval(rest.start, self.unit, self.start).start
+        last = WHOLE.interval(rest[-1], self.unit, self.start, self.stop).stop
         length = None if self.endless else last
         ranks = Shard(0, rest.step)
         return iter(StreamDataset(self.stream, self.unit, start=first, length=length, shard=ranks, fields="batch"))
@@ -363,4 +365,4 @@ def position(state: Mapping[str, Any] | IterableDataset) -> int:
     first, last, step = inner["units"]
     begin = range(first, last, step)[inner["done"] :]
     base = begin.start - first % step if begin else last
-    return min(Shard().interval(base, inner["unit"], inner["start"], INDEX_END).start, inner["stop"], sys.maxsize)
+    return min(WHOLE.interval(base, inner["unit"], inner["start"], INDEX_END).start, inner["stop"], sys.maxsize)
