@@ -13,7 +13,8 @@ KINDS = [kind for _, kind in inspect.getmembers(errors, inspect.isclass) if kind
 BUILTIN = {
     "InvalidValueError": ValueError, "UnknownNameError": KeyError, "IndexRangeError": IndexError,
     "FormulaError": TypeError, "DeviceError": RuntimeError, "ShardingError": RuntimeError,
-    "VersionError": ValueError, "MissingExtraError": ImportError,
+    "VersionError": ValueError, "MissingExtraError": ImportError, "AddressError": FileNotFoundError,
+    "ReadOnlyError": OSError,
 }  # fmt: skip
 
 

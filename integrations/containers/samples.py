@@ -24,12 +24,12 @@ def sample_key(index: int) -> str:
     return f"{int(index):0{KEY_DIGITS}d}"
 
 
-def sample_rows(batch: Any, stream: Stream) -> list[dict[str, Any]]:
-    """`sample_json` of every sample of a batch."""
+def sample_rows(batch: Any, stream: Stream, *, keep_nan: bool = False) -> list[dict[str, Any]]:
+    """`sample_json` of every sample of a batch; keep_nan leaves NaN where that has None."""
     host = batch.numpy()
     labels = host.labels.tolist()
     titles = {label: stream.class_title(label) for label in set(labels)}
-    columns = [_column(values) for values in host.latents.values()]
+    columns = [_column(values, keep_nan) for values in host.latents.values()]
     names = list(host.latents)
     drawn = [dict(zip(names, row, strict=True)) for row in zip(*columns, strict=True)] or [{} for _ in labels]
     return [
@@ -87,9 +87,9 @@ def class_names(stream: Stream) -> list[str] | None:
     return names if len(set(names)) == len(names) else None
 
 
-def _column(values: Any) -> list[Any]:
+def _column(values: Any, keep_nan: bool = False) -> list[Any]:
     """(B, ...) floats as lists, None for NaN."""
-    if not np.isnan(values).any():
+    if keep_nan or not np.isnan(values).any():
         return list(values.tolist())
     known = values.astype(object)
     known[np.isnan(values)] = None

@@ -16,8 +16,6 @@ from fractal_streams.stream import Stream
 BLOCK = 512
 TAR_END = bytes(2 * BLOCK)
 """Two blocks of zeros, behind the last member."""
-MAX_MEMBER = 8**11
-"""Bytes that a ustar header can name."""
 
 
 def tar_bytes(stream: Stream, batch: Any, *, image: str = "png", compress: bool = False) -> bytes:
@@ -28,6 +26,9 @@ def tar_bytes(stream: Stream, batch: Any, *, image: str = "png", compress: bool 
         batch: a `Batch` of uint8 pictures, or of clips, which are written as npy whatever `image` says.
         image: "png", "bmp" or "npy".
         compress: smaller PNG files, many times slower.
+
+    KEY.json is what `sample_json` says, with NaN, as Python's json reads and writes it, where that has None:
+    `datasets` takes the type of a value from the first samples, and null for a type of its own.
 
     Raises:
         InvalidValueError: an unknown form, or a stream whose dtype is not uint8.
@@ -46,12 +47,12 @@ def tar_bytes(stream: Stream, batch: Any, *, image: str = "png", compress: bool 
     form = "npy" if host.images.ndim == 5 else image
     parts: list[bytes] = []
     pictures = picture_bytes(host.images, form, compress=compress)
-    for row, picture in zip(sample_rows(host, stream), pictures, strict=True):
+    for row, picture in zip(sample_rows(host, stream, keep_nan=True), pictures, strict=True):
         key = sample_key(row["index"])
         for extension, content in (
             (form, picture),
             ("cls", str(row["label"]).encode()),
-            ("json", json.dumps(row, allow_nan=False).encode()),
+            ("json", json.dumps(row).encode()),
         ):
             parts += (tar_header(f"{key}.{extension}", len(content)), content, bytes(-len(content) % BLOCK))
     return b"".join(parts)
