@@ -8,10 +8,11 @@ from typing import Any
 
 from fractal_streams.errors import DeviceError, InvalidValueError, ShardingError, missing_extra
 from fractal_streams.fields import Fields, Transform
+from fractal_streams.reader_state import STATE_VERSION, check_state
 from fractal_streams.shard import INDEX_END, Course, Shard
 from fractal_streams.spec import one_of, whole
 from fractal_streams.stream import Stream
-from fractal_streams.torch_data import STATE_VERSION, StreamDataset, check_state
+from fractal_streams.torch_data import StreamDataset
 from fractal_streams.trainers import batches_read_ahead
 
 try:
@@ -201,7 +202,7 @@ class Loader:
             VersionError: made by a newer version of this package.
             InvalidValueError: of another stream or length, no state of a loader, or that of one worker process.
         """
-        check_state(state, self.stream.digest(), self.length, needs=("version", "stream", "length", "position"))
+        check_state(state, self.stream.digest(), self.length)
         if "step" in state:
             raise InvalidValueError(
                 "this is the state of one worker process of a torchdata StatefulDataLoader, and tells no position of "

@@ -16,8 +16,9 @@ from typing import Any
 
 from fractal_streams.batch import Batch
 from fractal_streams.device import refuse_worker
-from fractal_streams.errors import IndexRangeError, InvalidValueError, VersionError, missing_extra
+from fractal_streams.errors import IndexRangeError, InvalidValueError, missing_extra
 from fractal_streams.fields import FIELDS, Fields, Transform, packed_batch, packed_sample, samples_of
+from fractal_streams.reader_state import STATE_VERSION, check_state
 from fractal_streams.shard import INDEX_END, Course, Shard
 from fractal_streams.spec import one_of, whole
 from fractal_streams.stream import Stream
@@ -31,7 +32,6 @@ except ImportError:
 from fractal_streams.prefetch import CudaLane, Lane, ahead
 from fractal_streams.trainers import refuse_resharding
 
-STATE_VERSION, STATE = 1, ("version", "stream", "length", "epoch", "position")
 LAUNCH_PIXELS, MAX_CHUNK = 2**24, 4096
 """Pixels that fill a GPU, and the most steps that are rendered together to have as many."""
 BLOCK_BYTES, MAX_BLOCK = 2**23, 256
@@ -132,8 +132,7 @@ class StreamDataset(IterableDataset[Any]):
     def __iter__(self) -> Iterator[Any]:
         refuse_worker(self.stream.device)
         refuse_resharding(self._here())
-        info = get_worker_info()
-        worker, workers = (info.id, info.num_workers) if info else (0, 1)
+        worker, workers = self._reader()
         course, turn = replace(self.course(), stride=workers), int(self._shared[TURN])
         if self._loaded is None and self.length and course.base and self._shared[ENDED + worker % SLOTS] == turn:
             epoch = self._epoch(course)
@@ -143,7 +142,7 @@ class StreamDataset(IterableDataset[Any]):
             )
         self._step = (self._loaded or {}).get("step", worker)
         self._course, self._loaded = course, None
-        self._shared[IN_WORKERS] = int(info is not None)
+        self._shared[IN_WORKERS] = int(get_worker_info() is not None)
         return self._walk(course, worker, turn)
 
     @property
@@ -222,7 +221,7 @@ class StreamDataset(IterableDataset[Any]):
             VersionError: made by a newer version of this package.
             InvalidValueError: of another stream or length; or a worker's, and the loader differs.
         """
-        check_state(state, self._digest, self.length)
+        check_state(state, self._digest, self.length, needs=("epoch",))
         if "step" in state:
             for name, here in self._layout(self._here()).items():
                 if state.get(name) != here:
@@ -232,6 +231,11 @@ class StreamDataset(IterableDataset[Any]):
                     )
         self._course = None
         self._loaded = {name: state[name] for name in ("position", "epoch", "step") if name in state}
+
+    def _reader(self) -> tuple[int, int]:
+        """Which of how many processes reads this rank's share."""
+        info = get_worker_info()
+        return (info.id, info.num_workers) if info else (0, 1)
 
     def _layout(self, shard: Shard) -> dict[str, int]:
         """What the steps of a worker process depend on."""
@@ -277,11 +281,18 @@ class StreamDataset(IterableDataset[Any]):
                 if size is not None:
                     yield packed_batch(batch, slice(place * size, (place + 1) * size), self.fields, self.transform)
                     continue
-                samples = samples or samples_of(batch)
-                yield packed_sample(samples[place], self.fields, self.transform)
+                samples = samples or self._samples(batch)
+                yield self._packed(samples[place])
         # Ranks with a step less than others end at the same position.
         self._step = max(1, course.total)
         self._shared[ENDED + worker % SLOTS] = turn
+
+    def _samples(self, batch: Batch) -> Sequence[Any]:
+        """The samples of a block that was rendered together, before each is packed to be handed out."""
+        return samples_of(batch)
+
+    def _packed(self, sample: Any) -> Any:
+        return packed_sample(sample, self.fields, self.transform)
 
     def _lane(self) -> Lane | None:
         return CudaLane(self.stream.device) if self.stream.device.startswith("cuda") else None
@@ -373,22 +384,3 @@ def checked_stream(stream: object) -> Stream:
             f"stream must be a Stream, got {type(stream).__name__}; open_stream(name) gives one of a preset"
         )
     return stream
-
-
-def check_state(state: Mapping[str, Any], digest: str, length: int | None, needs: Sequence[str] = STATE) -> None:
-    """Refuse what is no state, or one of a newer version, another stream or another length."""
-    missing = set(needs) - set(state)
-    if missing:
-        raise InvalidValueError(f"not a state of a reader of a stream: it has no {', '.join(sorted(missing))}")
-    if state["version"] != STATE_VERSION:
-        raise VersionError(
-            f"state version {state['version']!r} is not {STATE_VERSION}: use the fractal-streams version that saved it"
-        )
-    for name, here in (("stream", digest), ("length", length)):
-        if state[name] != here:
-            raise InvalidValueError(
-                f"this state was saved with {name} {state[name]}, this dataset has {name} {here}: open the same stream "
-                f"with the same length, or begin anew with start="
-            )
-    whole(state.get("epoch", 0), "epoch of the state", 0, INDEX_END, "")
-    whole(state["position"], "position of the state", 0, 2**127, "samples consumed")
