@@ -49,6 +49,10 @@ class ReadOnlyError(FractalStreamsError, OSError):
     """A write to what can only be read."""
 
 
+class PictureError(FractalStreamsError, ValueError):
+    """A stored picture, or a part of an archive or video, that can't be read or used."""
+
+
 class MissingExtraError(FractalStreamsError, ImportError):
     """An optional dependency that is not installed."""
 

@@ -14,7 +14,7 @@ BUILTIN = {
     "InvalidValueError": ValueError, "UnknownNameError": KeyError, "IndexRangeError": IndexError,
     "FormulaError": TypeError, "DeviceError": RuntimeError, "ShardingError": RuntimeError,
     "VersionError": ValueError, "MissingExtraError": ImportError, "AddressError": FileNotFoundError,
-    "ReadOnlyError": OSError,
+    "ReadOnlyError": OSError, "PictureError": ValueError,
 }  # fmt: skip
 
 

@@ -1,0 +1,109 @@
+"""webdataset shards: tar archives whose members of one key are one sample.
+
+KEY.png (or another picture, or .npy: an (H, W, 3) or (3, H, W) picture, or a clip of (T, 3, H, W)) is the
+picture; KEY.cls its class's number; KEY.json may hold "label" and "class". Without either, the folder
+that the key lies in is the class.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import tarfile
+import zlib
+from collections.abc import Iterator, Sequence
+from itertools import groupby
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+
+from fractal_streams.stored.entries import PICTURE_ENDINGS, Entry, Skipped, folder_labels, is_hidden, natural
+from fractal_streams.stored.files import file_facts
+
+ARRAY = "npy"
+Member = tuple[str, str, Any]
+"""Key, ending and bytes (None of what is not needed)."""
+
+
+class Shards:
+    """The samples of tar archives, the archives by name and the samples as they lie in them; see `Source`."""
+
+    kind = "tar"
+    count = None
+    class_names: tuple[str, ...] | None = None
+
+    def __init__(self, paths: Sequence[Path], *, labelled: bool = True) -> None:
+        self.paths = sorted(paths, key=lambda path: natural(path.as_posix()))
+        self.title = self.paths[0].name if len(self.paths) == 1 else f"{len(self.paths)} shards"
+        self.ignored, self.labelled = 0, labelled
+
+    def facts(self) -> list[list[Any]]:
+        """Name, bytes and time of last change of each archive."""
+        return [file_facts(path, path.name) for path in self.paths]
+
+    def entries(self) -> Iterator[Entry | Skipped]:
+        """Each sample's picture; of a clip each frame."""
+        self.ignored = 0
+        for path in self.paths:
+            try:
+                with tarfile.open(path, mode="r:*") as archive:
+                    for key, members in groupby(self._members(archive), key=lambda member: member[0]):
+                        yield from self._sample(path.name, key, {name: data for _, name, data in members})
+            except (tarfile.TarError, OSError, EOFError, zlib.error) as error:
+                yield Skipped(path.name, f"no tar archive, or one cut short: {error}")
+
+    def _members(self, archive: tarfile.TarFile) -> Iterator[Member]:
+        for member in archive:
+            if not member.isfile() or is_hidden(member.name):
+                continue
+            folder, _, file = member.name.rpartition("/")
+            stem, _, kind = file.partition(".")
+            kind = kind.lower()
+            wanted = kind in (*PICTURE_ENDINGS, ARRAY, "cls", "json")
+            opened = archive.extractfile(member) if wanted else None
+            yield f"{folder}/{stem}" if folder else stem, kind, opened.read() if opened else None
+
+    def _sample(self, shard: str, key: str, members: dict[str, Any]) -> Iterator[Entry | Skipped]:
+        kinds = [kind for kind in (*PICTURE_ENDINGS, ARRAY) if members.get(kind) is not None]
+        self.ignored += sum(data is None for data in members.values()) + max(0, len(kinds) - 1)
+        if not kinds:
+            yield Skipped(f"{shard}/{key}", f"has no picture among its members ({', '.join(members)})")
+            return
+        name = f"{shard}/{key}.{kinds[0]}"
+        try:
+            label = sample_label(key, members) if self.labelled else None
+            frames = [members[kinds[0]]] if kinds[0] != ARRAY else frames_of(members[ARRAY])
+        except (ValueError, EOFError, UnicodeDecodeError) as error:
+            yield Skipped(name, str(error))
+            return
+        for number, frame in enumerate(frames):
+            yield Entry(name if len(frames) == 1 else f"{name}#{number:06d}", name, label, frame)
+
+
+def sample_label(key: str, members: dict[str, Any]) -> int | str | None:
+    """The class that a sample's .cls, .json or folder gives; a ValueError if it is no class."""
+    facts = json.loads(members["json"]) if members.get("json") else {}
+    facts = facts if isinstance(facts, dict) else {}
+    if members.get("cls") is not None:
+        text = members["cls"].decode().strip()
+        if not text.isdecimal():
+            raise ValueError(f"its .cls holds {text[:40]!r}, not the number of a class")
+        return int(text)
+    for word in ("label", "class"):
+        if isinstance(facts.get(word), int | str) and not isinstance(facts[word], bool):
+            return facts[word]  # type: ignore[no-any-return]
+    folders = PurePosixPath(key).parts
+    return folder_labels([key])[0] if len(folders) > 1 else None
+
+
+def frames_of(data: bytes) -> list[Any]:
+    """The (H, W, 3) uint8 pictures of a .npy member; a ValueError if it holds none."""
+    array = np.load(io.BytesIO(data), allow_pickle=False)
+    if array.dtype != np.uint8 or array.ndim not in (3, 4) or 3 not in (array.shape[-1], array.shape[-3]):
+        raise ValueError(
+            f"its array is {array.shape} {array.dtype}, not uint8 of (3, H, W), (H, W, 3) or clips of them"
+        )
+    frames = array if array.ndim == 4 else array[None]
+    last = frames.shape[-1] == 3 and frames.shape[-3] != 3
+    return [np.ascontiguousarray(frame if last else frame.transpose(1, 2, 0)) for frame in frames]
