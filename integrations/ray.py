@@ -8,6 +8,7 @@ Both start Ray on this machine if it has not been started, quietly; call `ray.in
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -15,6 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from fractal_streams.integrations.containers.samples import checked_uint8
 from fractal_streams.integrations.export import ExportReport, Job, Num, carried_out, planned, write_piece
 from fractal_streams.integrations.export_formats import block_samples, intervals
@@ -81,13 +83,15 @@ class FractalDatasource(Datasource):
     ) -> list[ReadTask]:
         """One task for each of `parallelism` intervals of the samples, fewer if there are fewer samples."""
         limit = {} if per_task_row_limit is None else {"per_task_row_limit": per_task_row_limit}
-        tasks = []
+        number = np.zeros(1, np.int64)
+        one = {"image": np.zeros((1, *self.shape), np.uint8), "label": number, "index": number}
+        schema, tasks = BlockAccessor.for_block(BlockAccessor.batch_to_block(one)).schema(), []
         for interval in intervals(self.num, min(max(1, parallelism), self.num)):
             indices = range(self.start + interval.start, self.start + interval.stop)
             metadata = BlockMetadata(
                 num_rows=len(indices), size_bytes=len(indices) * self.row_bytes, input_files=None, exec_stats=None
             )
-            tasks.append(ReadTask(partial(read, self.source, self.settings, indices), metadata, **limit))
+            tasks.append(ReadTask(partial(read, self.source, self.settings, indices), metadata, schema, **limit))
         return tasks
 
 
@@ -130,7 +134,7 @@ def ray_export(
         >>> report = ray_export("fractal-10", "fractals", format="webdataset", num=10**6)  # doctest: +SKIP
     """
     if not ray.is_initialized():
-        ray.init(include_dashboard=False, log_to_driver=False, logging_level="ERROR", configure_logging=False)
+        ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR, configure_logging=False)
     cpus = whole(num_cpus, "num_cpus", 1, 1024, "CPUs of a writer")
     asked: dict[str, Any] = {"format": format, "num": num, "shards": shards, "image": image}
     here = {**settings, "device": "cpu"} if "device" in settings else settings  # a driver needs no GPU
@@ -140,7 +144,7 @@ def ray_export(
     def write(left: Sequence[Piece], tell: Callable[[int], Any]) -> Iterator[Record]:
         count = number_of_writers(writers, cpus, num_gpus, len(left))
         actor = ray.remote(num_cpus=cpus, num_gpus=num_gpus, max_restarts=RESTARTS, max_task_retries=RESTARTS)(Writer)
-        pool = ActorPool([actor.remote(source, str(root), asked, settings, cpus) for _ in range(count)])
+        pool: Any = ActorPool([actor.remote(source, str(root), asked, settings, cpus) for _ in range(count)])
         for record in pool.map_unordered(lambda writer, piece: writer.write.remote(piece), left):
             tell(record.count)
             yield record
@@ -171,8 +175,8 @@ def number_of_writers(asked: int | None, cpus: int, gpus: float, pieces: int) ->
         room = min(room, int(there.get("GPU", 0) // gpus))
     if room < 1:
         raise InvalidValueError(
-            f"a writer of num_cpus={cpus}, num_gpus={gpus} has no room in this cluster, which has {there.get('CPU', 0)} "
-            f"CPUs and {there.get('GPU', 0)} GPUs: ask for less"
+            f"a writer of num_cpus={cpus}, num_gpus={gpus} has no room in this cluster of {there.get('CPU', 0)} CPUs "
+            f"and {there.get('GPU', 0)} GPUs: ask for less"
         )
     return min(room, max(1, pieces))
 

@@ -1,0 +1,647 @@
+"""Exports: what every reader finds in them, and that nothing but the plan shows in their bytes."""
+
+from __future__ import annotations
+
+import errno
+import io
+import itertools
+import json
+import pickle
+import random
+import re
+import signal
+import subprocess
+import sys
+import tarfile
+import time
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import pytest
+
+pytest.importorskip("pyarrow")
+
+from fractal_streams.integrations import export as exporting
+from fractal_streams.integrations.cifar_files import batch_pickle, meta_pickle
+from fractal_streams.integrations.export import FORMATS, ExportReport, export
+from fractal_streams.integrations.export_formats import WebDataset, class_folder, intervals
+from hypothesis import given, settings, strategies as st
+from numbered_pictures import KILLED, NumberedPictures, tree
+
+from fractal_streams import Mixture, open_stream
+from fractal_streams.errors import InvalidValueError, UnknownNameError, VersionError
+
+PROGRAM = Path(__file__).parents[1] / "numbered_pictures.py"
+BOTH = {"train": 30, "test": 12}
+EVERY = pytest.mark.parametrize("format", [format for format in FORMATS if format != "cifar10"])
+
+
+def numbered(folder: Path, **asked: Any) -> ExportReport:
+    """An export of two splits of numbered pictures."""
+    streams = {split: NumberedPictures(split=split) for split in asked.get("num", BOTH)}
+    return export(streams, folder, **{"format": "webdataset", "num": BOTH, "shards": 3, "progress": False, **asked})
+
+
+def fractals(**settings: Any) -> Any:
+    return open_stream("fractal-10", seed=5, device="cpu", height=16, width=16, **settings)
+
+
+def hwc(stream: Any, index: int) -> Any:
+    """The picture of an index, (H, W, 3)."""
+    return stream[index].image.transpose(1, 2, 0)
+
+
+# What each reader finds
+
+
+def test_torchvision_reads_an_image_folder(tmp_path: Path) -> None:
+    torchvision = pytest.importorskip("torchvision")
+    asked = {"seed": 5, "height": 16, "width": 16, "device": "cpu"}
+    report = export("fractal-families", tmp_path, num={"train": 150, "test": 40}, progress=False, **asked)
+    assert report.complete and report.images == 190
+    for split, count in (("train", 150), ("test", 40)):
+        stream = open_stream("fractal-families", split=split, **asked)
+        read = torchvision.datasets.ImageFolder(str(tmp_path / split), allow_empty=True)
+        assert [int(name.partition("-")[0]) for name in read.classes] == list(range(stream.num_classes))
+        assert read.classes[3].partition("-")[2] == stream.class_title(3).replace("_", "-")
+        assert sorted(int(Path(path).stem) for path, _ in read.samples) == list(range(count))
+        for place in range(count):
+            image, label = read[place]
+            index = int(Path(read.samples[place][0]).stem)
+            assert label == stream[index].label and np.array_equal(np.asarray(image), hwc(stream, index))
+
+
+def test_a_class_without_a_sample_keeps_its_folder(tmp_path: Path) -> None:
+    numbered(tmp_path, format="imagefolder", num={"train": 4}, shards=1)
+    assert sorted(each.name for each in (tmp_path / "train").iterdir()) == [str(label) for label in range(10)]
+
+
+@pytest.mark.parametrize("image", ["png", "bmp", "npy"])
+def test_webdataset_reads_its_archives(image: str, tmp_path: Path) -> None:
+    wds = pytest.importorskip("webdataset")
+    stream = fractals()
+    export(stream, tmp_path, format="webdataset", num=50, shards=4, image=image, progress=False)
+    urls = [str(tmp_path / "train" / f"shard-{place:06d}.tar") for place in range(4)]
+    samples = wds.WebDataset(urls, shardshuffle=False, empty_check=False)
+    if image == "bmp":
+        from PIL import Image
+
+        pictures = [(np.asarray(Image.open(io.BytesIO(each["bmp"]))), each["__key__"]) for each in samples]
+    else:
+        read = list(samples.decode("rgb8") if image == "png" else samples.decode())
+        pictures = [
+            (each[image] if image == "png" else each["npy"].transpose(1, 2, 0), each["__key__"]) for each in read
+        ]
+        assert [each["cls"] for each in read] == stream.labels(range(50)).tolist()
+        assert read[7]["json"]["index"] == 7 and read[7]["json"]["class"] == stream.class_title(read[7]["cls"])
+    assert [int(key) for _, key in pictures] == list(range(50))
+    for index, (picture, _) in enumerate(pictures):
+        assert np.array_equal(picture, hwc(stream, index))
+
+
+def test_timm_finds_the_lengths_of_archives(tmp_path: Path) -> None:
+    numbered(tmp_path)
+    told = json.loads((tmp_path / "_info.json").read_text())["splits"]["test"]
+    assert told["num_samples"] == 12 and sum(told["shard_lengths"]) == 12
+    for name, length in zip(told["filenames"], told["shard_lengths"], strict=True):
+        with tarfile.open(tmp_path / name) as archive:
+            assert len(archive.getnames()) == 3 * length
+
+
+@pytest.mark.parametrize("format", ["parquet", "hub"])
+def test_datasets_loads_the_folder_of_parquet_files(format: str, tmp_path: Path) -> None:
+    datasets = pytest.importorskip("datasets")
+    source = {"train": fractals(), "test": fractals(split="test")}
+    export(source, tmp_path / "made", format=format, num={"train": 45, "test": 10}, shards=2, progress=False)
+    read = datasets.load_dataset(str(tmp_path / "made"), cache_dir=str(tmp_path / "cache"))
+    assert {split: len(rows) for split, rows in read.items()} == {"train": 45, "test": 10}
+    assert read["train"].features == datasets.Features(
+        image=datasets.Image(), label=datasets.ClassLabel(names=[f"class {label}" for label in range(10)]),
+        index=datasets.Value("int64"),
+    )  # fmt: skip
+    for split, rows in read.items():
+        for index, row in enumerate(rows):
+            assert row["index"] == index and row["label"] == source[split][index].label
+            assert np.array_equal(np.asarray(row["image"]), hwc(source[split], index))
+
+
+def test_pandas_reads_parquet(tmp_path: Path) -> None:
+    pandas, image = pytest.importorskip("pandas"), pytest.importorskip("PIL.Image")
+    stream = fractals()
+    export(stream, tmp_path, format="parquet", num=20, shards=1, progress=False)
+    table = pandas.read_parquet(tmp_path / "data" / "train-00000-of-00001.parquet")
+    assert table["label"].tolist() == stream.labels(range(20)).tolist()
+    for index, cell in enumerate(table["image"]):
+        assert np.array_equal(np.asarray(image.open(io.BytesIO(cell["bytes"]))), hwc(stream, index))
+
+
+def test_datasets_loads_arrow_from_disk(tmp_path: Path) -> None:
+    datasets = pytest.importorskip("datasets")
+    source = {"train": fractals(), "test": fractals(split="test")}
+    export(source, tmp_path / "made", format="arrow", num={"train": 45, "test": 10}, shards=2, progress=False)
+    read = datasets.load_from_disk(str(tmp_path / "made"))
+    assert {split: len(rows) for split, rows in read.items()} == {"train": 45, "test": 10}
+    assert str(read["test"].split) == "test" and read["train"].features["label"].names[3] == "class 3"
+    for split, rows in read.items():
+        for index, row in enumerate(rows):
+            assert (row["index"], row["label"]) == (index, source[split][index].label)
+            assert np.array_equal(np.asarray(row["image"]), hwc(source[split], index))
+
+
+def test_numpy_reads_npz(tmp_path: Path) -> None:
+    stream = fractals()
+    export(stream, tmp_path, format="npz", num=41, shards=2, progress=False)
+    parts = [np.load(tmp_path / "train" / f"shard-{place:06d}.npz") for place in range(2)]
+    wanted = stream.generate(range(41))
+    for name in ("images", "labels", "index"):
+        assert np.array_equal(np.concatenate([part[name] for part in parts]), getattr(wanted, name))
+
+
+def cifar(folder: Path, **settings: Any) -> dict[str, Any]:
+    source = {
+        split: open_stream("fractal-10", seed=5, device="cpu", split=split, **settings) for split in ("train", "test")
+    }
+    export(source, folder, format="cifar10", num={"train": 53, "test": 11}, progress=False)
+    return source
+
+
+@pytest.mark.parametrize("encoding", ["bytes", "latin1"])
+def test_the_pickles_of_cifar10_read_as_the_authors_say(encoding: str, tmp_path: Path) -> None:
+    pytest.importorskip("torch")
+    source = cifar(tmp_path, channels_last=encoding == "bytes")
+    read: dict[str, Any] = {"train": [], "test": []}
+    for split, names in (("train", [f"data_batch_{place}" for place in range(1, 6)]), ("test", ["test_batch"])):
+        for name in names:
+            with (tmp_path / "cifar-10-batches-py" / name).open("rb") as file:
+                read[split].append(pickle.load(file, encoding=encoding))
+    kind = (lambda name: name.encode()) if encoding == "bytes" else str
+    assert set(read["test"][0]) == {kind(name) for name in ("batch_label", "labels", "data", "filenames")}
+    for split, stream in source.items():
+        data = np.concatenate([each[kind("data")] for each in read[split]])
+        labels = [label for each in read[split] for label in each[kind("labels")]]
+        wanted = stream.generate(range(len(labels)))
+        images = wanted.images.transpose(0, 3, 1, 2) if stream.pixels.channels_last else wanted.images
+        assert np.array_equal(data.reshape(-1, 3, 32, 32), images) and labels == wanted.labels.tolist()
+        assert len(labels) == {"train": 53, "test": 11}[split]
+
+
+def test_torchvisions_cifar10_reads_the_pickles_but_for_its_checksums(tmp_path: Path) -> None:
+    original = pytest.importorskip("torchvision").datasets.CIFAR10
+
+    class Unchecked(original):  # type: ignore[misc, valid-type]
+        meta: ClassVar[Any] = {**original.meta, "md5": None}
+
+        def _check_integrity(self) -> bool:
+            return True
+
+    source = cifar(tmp_path)
+    for train, split, count in ((True, "train", 53), (False, "test", 11)):
+        read = Unchecked(str(tmp_path), train=train)
+        assert read.classes == [f"class {label}" for label in range(10)] and len(read) == count
+        for index, (image, label) in enumerate(read):
+            assert label == source[split][index].label and np.array_equal(np.asarray(image), hwc(source[split], index))
+    with pytest.raises(RuntimeError, match="corrupted"):
+        original(str(tmp_path))
+
+
+def test_fast_trainers_read_the_pt_files(tmp_path: Path) -> None:
+    torch = pytest.importorskip("torch")
+    source = cifar(tmp_path)
+    for split, count in (("train", 53), ("test", 11)):
+        read = torch.load(tmp_path / f"{split}.pt", weights_only=True)
+        wanted = source[split].generate(range(count))
+        assert (read["images"].dtype, read["images"].shape) == (torch.uint8, (count, 32, 32, 3))
+        assert np.array_equal(read["images"].numpy(), wanted.images.transpose(0, 2, 3, 1))
+        assert read["labels"].tolist() == wanted.labels.tolist() and read["classes"][9] == "class 9"
+
+
+@given(st.lists(st.integers(0, 9), max_size=4), st.text(max_size=300))
+@settings(max_examples=30, deadline=None)
+def test_pickles_of_python_2_hold_what_they_are_given(labels: list[int], title: str) -> None:
+    data = np.arange(len(labels) * 3072, dtype=np.int64).astype(np.uint8).reshape(-1, 3072)
+    names = [f"{title}{label}" for label in labels]
+    plain = [name.encode("latin1", "replace").decode("latin1") for name in (title, *names)]
+    read = pickle.loads(batch_pickle(title, data, labels, names), encoding="latin1")
+    assert np.array_equal(read["data"], data) and read["data"].dtype == np.uint8
+    assert (read["batch_label"], read["labels"], read["filenames"]) == (plain[0], labels, plain[1:])
+    assert pickle.loads(meta_pickle(70_000, names), encoding="latin1")["num_cases_per_batch"] == 70_000
+
+
+# Clips
+
+
+@pytest.mark.parametrize("format", ["parquet", "arrow"])
+def test_tables_carry_clips(format: str, tmp_path: Path) -> None:
+    datasets = pytest.importorskip("datasets")
+    stream = NumberedPictures(clips=True)
+    export(stream, tmp_path / "made", format=format, num=7, shards=2, progress=False)
+    if format == "arrow":
+        read = datasets.load_from_disk(str(tmp_path / "made"))["train"]
+    else:
+        read = datasets.load_dataset(str(tmp_path / "made"), cache_dir=str(tmp_path / "cache"), split="train")
+    assert read.features["image"].shape == (3, 3, 8, 8)
+    assert np.array_equal(np.stack(list(read.with_format("numpy")["image"])), stream.generate(range(7)).images)
+
+
+def test_archives_carry_clips(tmp_path: Path) -> None:
+    stream = NumberedPictures(clips=True)
+    export(stream, tmp_path / "tar", format="webdataset", num=3, shards=1, progress=False)
+    export(stream, tmp_path / "npz", format="npz", num=3, shards=1, progress=False)
+    wanted = stream.generate(range(3)).images
+    assert np.array_equal(np.load(tmp_path / "npz" / "train" / "shard-000000.npz")["images"], wanted)
+    with tarfile.open(tmp_path / "tar" / "train" / "shard-000000.tar") as archive:
+        for index in range(3):
+            file = archive.extractfile(f"{index:08d}.npy")
+            assert file is not None and np.array_equal(np.load(io.BytesIO(file.read())), wanted[index])
+
+
+def test_an_image_folder_has_a_folder_of_frames_for_a_clip(tmp_path: Path) -> None:
+    image = pytest.importorskip("PIL.Image")
+    stream = NumberedPictures(clips=True)
+    export(stream, tmp_path, num=12, shards=2, progress=False)
+    frames = [image.open(tmp_path / "train" / "1" / "00000011" / f"{frame:04d}.png") for frame in range(3)]
+    assert np.array_equal(np.stack([np.asarray(frame).transpose(2, 0, 1) for frame in frames]), stream[11].image)
+    assert export(stream, tmp_path, num=12, shards=2, progress=False).kept == 2
+
+
+# Byte for byte
+
+
+@EVERY
+def test_ranks_threads_and_order_do_not_show(format: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = {"format": format, "num": {"train": 2500, "test": 31}, "shards": {"train": 5, "test": 3}}
+    numbered(tmp_path / "one", workers=1, **asked)
+    missing = [numbered(tmp_path / "four", workers=3, rank=rank, world=4, **asked).missing for rank in (2, 0, 3, 1)]
+    assert missing == [6, 4, 2, 0]
+    assert tree(tmp_path / "four") == tree(tmp_path / "one")
+
+
+@EVERY
+def test_a_second_run_writes_nothing(format: str, tmp_path: Path) -> None:
+    first = numbered(tmp_path, format=format)
+    times = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
+    for verify in (True, False):
+        again = numbered(tmp_path, format=format, verify=verify)
+        assert (first.written, first.kept, again.written, again.kept) == (6, 0, 0, 6)
+        assert (first.images, again.images, again.bytes, again.missing) == (42, 0, 0, 0)
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == times
+
+
+def test_the_manifest_says_what_is_there(tmp_path: Path) -> None:
+    report = numbered(tmp_path)
+    manifest = json.loads((tmp_path / "manifest.json").read_text())
+    assert (manifest["format"], manifest["num"], manifest["shape"]) == ("webdataset", BOTH, [3, 8, 8])
+    assert manifest["streams"]["test"] == NumberedPictures(split="test").describe()
+    assert [(each["split"], each["first"], each["count"]) for each in manifest["shards"]] == [
+        ("train", 0, 10), ("train", 10, 10), ("train", 20, 10), ("test", 0, 4), ("test", 4, 4), ("test", 8, 4),
+    ]  # fmt: skip
+    found = tree(tmp_path)
+    assert {each["name"]: each["sha256"] for each in manifest["shards"]}.items() <= found.items()
+    assert sum(each["bytes"] for each in manifest["shards"]) == report.bytes
+    assert set(found) == {
+        "train",
+        "test",
+        "manifest.json",
+        "_info.json",
+        *(each["name"] for each in manifest["shards"]),
+    }
+
+
+@given(st.integers(1, 10**12), st.integers(1, 200))
+def test_intervals_cover_all_samples_evenly(num: int, shards: int) -> None:
+    cut = intervals(num, shards)
+    assert cut[0].start == 0 and cut[-1].stop == num and len(cut) == shards
+    assert all(one.stop == two.start for one, two in itertools.pairwise(cut))
+    assert max(map(len, cut)) - min(map(len, cut)) <= 1
+
+
+def test_files_grow_with_the_export_and_not_with_the_machine() -> None:
+    def shards(num: int) -> int:
+        job = exporting.planned("fractal-10", "x", format="npz", num=num, shards=None, image="png", device="cpu")
+        return len(job.pieces)
+
+    assert [shards(num) for num in (1, 10_922, 50_000, 10**6, 10**7)] == [1, 1, 5, 64, 115]
+
+
+# Damage, kills and full disks
+
+
+@EVERY
+def test_a_damaged_shard_is_made_again(format: str, tmp_path: Path) -> None:
+    numbered(tmp_path, format=format)
+    whole = tree(tmp_path)
+    damaged = [path for path in sorted(tmp_path.rglob("*")) if path.is_file() and "0000" in path.name]
+    damaged[0].write_bytes(damaged[0].read_bytes()[:-1] + b"?")
+    assert numbered(tmp_path, format=format, verify=False).written == 0
+    damaged[-1].unlink()
+    again = numbered(tmp_path, format=format, rank=1, world=2)
+    rest = numbered(tmp_path, format=format, rank=0, world=2)
+    assert (again.written + rest.written, again.repaired + rest.repaired, rest.kept + again.kept) == (2, 2, 4)
+    assert tree(tmp_path) == whole
+
+
+def test_a_repair_that_makes_other_bytes_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    numbered(tmp_path)
+    (tmp_path / "train" / "shard-000001.tar").write_bytes(b"damaged")
+    before = tree(tmp_path)
+    monkeypatch.setattr(exporting.Format, "rows", 1)
+    monkeypatch.setattr(WebDataset, "encode", lambda self, piece, batch: b"other")
+    with pytest.raises(VersionError, match=r"train/shard-000001\.tar is damaged or missing, and what is made now"):
+        numbered(tmp_path)
+    assert {name: digest for name, digest in tree(tmp_path).items() if ".export" not in name} == before
+
+
+@pytest.mark.parametrize("format", ["webdataset", "parquet", "imagefolder", "npz"])
+def test_a_full_disk_leaves_nothing_half_written(format: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    numbered(tmp_path / "whole", format=format)
+    kind = type(exporting.planned(NumberedPictures(), "x", format=format, num=1, shards=1, image="png").made)
+    write = kind.write
+
+    def fills(self: Any, path: Path, piece: Any, blocks: Any) -> None:
+        write(self, path, piece, blocks)
+        if piece.first == 10:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(kind, "write", fills)
+    with pytest.raises(OSError, match=r"No space left on device, while .*train.*: nothing half-written") as caught:
+        numbered(tmp_path / "made", format=format)
+    assert caught.value.errno == errno.ENOSPC
+    found = tree(tmp_path / "made")
+    assert {name: digest for name, digest in found.items() if ".export" not in name}.items() <= tree(
+        tmp_path / "whole"
+    ).items()
+    assert not [name for name in found if name.startswith(".export/writing/")]
+    monkeypatch.undo()
+    assert numbered(tmp_path / "made", format=format).kept == 1
+    assert tree(tmp_path / "made") == tree(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("format", ["webdataset", "parquet", "arrow", "npz"])
+def test_a_file_that_the_system_refuses_is_told(format: str, tmp_path: Path) -> None:
+    program = (
+        "import resource, signal, sys\nsignal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (5_000, 5_000))\n"
+        "from numbered_pictures import NumberedPictures\nfrom fractal_streams.integrations.export import export\n"
+        f"export(NumberedPictures(), sys.argv[1], format={format!r}, num=90, shards=3, progress=False)"
+    )
+    run = subprocess.run(
+        [sys.executable, "-c", program, str(tmp_path / "made")], capture_output=True, text=True, cwd=PROGRAM.parent
+    )
+    assert re.search(r"OSError: \[Errno 27\] .*, while .*train.*-0+.* was written: nothing half-written", run.stderr)
+    left = [name for name in tree(tmp_path / "made") if name.startswith(("data/", "train/", ".export/writing/"))]
+    assert left == []
+
+
+def start(folder: Path, format: str, rank: int, world: int) -> subprocess.Popen[bytes]:
+    return subprocess.Popen([sys.executable, str(PROGRAM), "kill", str(folder), format, str(rank), str(world)])
+
+
+def killed_and_resumed(folder: Path, format: str, world: int, kills: int, seed: int) -> int:
+    """Kill an export so often, at random moments, each time all its ranks; the kills that hit one at work."""
+    moments, hits = random.Random(seed), 0
+    for _ in range(kills):
+        ranks = [start(folder, format, rank, world) for rank in range(world)]
+        deadline = time.monotonic() + 60
+        seen = len(list(folder.glob(".export/shards/*")))
+        while len(list(folder.glob(".export/shards/*"))) <= seen and time.monotonic() < deadline:
+            if ranks[0].poll() is not None:
+                break
+            time.sleep(0.002)
+        time.sleep(moments.uniform(0.0, 0.05))
+        for rank in ranks:
+            hits += rank.poll() is None
+            rank.send_signal(signal.SIGKILL)
+            rank.wait()
+    for rank in [start(folder, format, rank, world) for rank in range(world)]:
+        assert rank.wait() == 0
+    return hits
+
+
+@pytest.fixture(scope="module")
+def unbroken(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """The trees of exports that nobody killed, by format."""
+    made: dict[str, dict[str, str]] = {}
+
+    def of(format: str) -> dict[str, str]:
+        if format not in made:
+            folder = tmp_path_factory.mktemp(format) / "whole"
+            export(NumberedPictures(), folder, format=format, **KILLED)
+            made[format] = tree(folder)
+        return made[format]
+
+    return of
+
+
+def test_killed_and_resumed_is_byte_for_byte_the_same(unbroken: Any, tmp_path: Path) -> None:
+    assert killed_and_resumed(tmp_path / "made", "webdataset", 1, kills=3, seed=1) == 3
+    assert tree(tmp_path / "made") == unbroken("webdataset")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("format", ["imagefolder", "webdataset", "parquet", "arrow", "npz"])
+@pytest.mark.parametrize("world", [1, 4])
+def test_killed_twenty_times_and_resumed(format: str, world: int, unbroken: Any, tmp_path: Path) -> None:
+    assert killed_and_resumed(tmp_path / "made", format, world, kills=20, seed=world) >= 20
+    assert tree(tmp_path / "made") == unbroken(format)
+
+
+@pytest.mark.parametrize("format", ["webdataset", pytest.param("imagefolder", marks=pytest.mark.slow)])
+def test_a_death_at_every_step_leaves_what_the_next_run_completes(format: str, tmp_path: Path) -> None:
+    run = subprocess.run([sys.executable, str(PROGRAM), "crash", str(tmp_path), format], capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+    steps, _ = map(int, run.stdout.split())
+    assert steps > 40
+
+
+def test_two_runs_of_the_same_export_at_once(unbroken: Any, tmp_path: Path) -> None:
+    runs = [start(tmp_path / "made", "webdataset", 0, 1) for _ in range(3)]
+    assert [run.wait() for run in runs] == [0, 0, 0]
+    assert tree(tmp_path / "made") == unbroken("webdataset")
+
+
+# What is refused
+
+
+@pytest.mark.parametrize(
+    "change, told",
+    [
+        ({"format": "npz"}, r"format = 'webdataset', and 'npz'"),
+        ({"num": {"train": 31, "test": 12}}, r"num.train = 30, and 31"),
+        ({"num": {"train": 30}}, r"num.test = 12, and None"),
+        ({"shards": 2}, r"num_shards.train = 3, and 2"),
+        ({"image": "bmp"}, r"image = 'png', and 'bmp'"),
+    ],
+)
+@pytest.mark.parametrize("finished", [True, False])
+def test_another_plan_for_the_same_folder_is_refused(change: Any, told: str, finished: bool, tmp_path: Path) -> None:
+    numbered(tmp_path, rank=0, world=1 if finished else 2)
+    before = tree(tmp_path)
+    with pytest.raises(InvalidValueError, match=told):
+        numbered(tmp_path, **change)
+    assert tree(tmp_path) == before
+
+
+@pytest.mark.parametrize(
+    "change, told",
+    [
+        ({"seed": 4}, r"streams.train.seed = 3, and 4"),
+        ({"height": 16, "width": 16}, r"shape = \[3, 8, 8\], and \[3, 16, 16\]"),
+        ({"iterations": 7}, r"streams.train.spec.iterations = None, and 7"),
+        ({"split": "test"}, r"num.train = 2, and None"),
+    ],
+)
+def test_another_stream_for_the_same_folder_is_refused(change: Any, told: str, tmp_path: Path) -> None:
+    asked = {"format": "npz", "num": 2, "device": "cpu", "seed": 3, "height": 8, "width": 8, "progress": False}
+    export("fractal-10", tmp_path, **asked)
+    with pytest.raises(InvalidValueError, match=told):
+        export("fractal-10", tmp_path, **{**asked, **change})
+
+
+def test_a_folder_with_other_things_is_refused_and_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "thesis.tex").write_text("x")
+    with pytest.raises(InvalidValueError, match=r"holds other things \(thesis.tex\)"):
+        numbered(tmp_path)
+    with pytest.raises(InvalidValueError, match="is a file"):
+        numbered(tmp_path / "thesis.tex")
+    (tmp_path / "thesis.tex").unlink()
+    (tmp_path / "manifest.json").write_text('{"name": "a web page"}')
+    with pytest.raises(InvalidValueError, match="not the manifest of an export"):
+        numbered(tmp_path)
+    assert set(tree(tmp_path)) == {"manifest.json"}
+
+
+def test_another_version_may_check_an_export_but_not_go_on_with_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    numbered(tmp_path / "done")
+    numbered(tmp_path / "begun", rank=0, world=2)
+    monkeypatch.setattr("fractal_streams.__version__", "9.0")
+    assert numbered(tmp_path / "done").kept == 6
+    with pytest.raises(VersionError, match=r"begun by fractal-streams .* and this is fractal-streams 9\.0"):
+        numbered(tmp_path / "begun", rank=1, world=2)
+    manifest = json.loads((tmp_path / "done" / "manifest.json").read_text())
+    (tmp_path / "done" / "manifest.json").write_text(json.dumps({**manifest, "manifest_version": 2}))
+    with pytest.raises(VersionError, match="version 2 of the manifest"):
+        numbered(tmp_path / "done")
+
+
+@pytest.mark.parametrize(
+    "asked, error, told",
+    [
+        ({"format": "webdatset"}, UnknownNameError, "did you mean 'webdataset'"),
+        ({"num": None}, InvalidValueError, "num: say how many"),
+        ({"num": 0}, InvalidValueError, "num of train must be a whole number from 1"),
+        ({"num": {}}, InvalidValueError, "name at least one split"),
+        ({"num": {"tain": 5}}, InvalidValueError, "a split of num must be one of 'train'"),
+        ({"num": {"train": 5}, "split": "test"}, InvalidValueError, "leave out split='test'"),
+        ({"shards": 6}, InvalidValueError, "shards of train must be a whole number from 1 to 5 files"),
+        ({"shards": {"test": 2}}, UnknownNameError, "unknown split in shards 'test'"),
+        ({"rank": 2, "world": 2}, InvalidValueError, "rank must lie in 0 to world_size - 1 = 1, got 2"),
+        ({"workers": 0}, InvalidValueError, "workers must be a whole number from 1"),
+        ({"image": "jpeg"}, InvalidValueError, "image must be one of 'png', 'bmp', 'npy', got 'jpeg'"),
+        ({"format": "imagefolder", "image": "npy"}, InvalidValueError, "image must be one of 'png', 'bmp', got"),
+        ({"format": "imagefolder", "num_classes": 200_000}, InvalidValueError, "folder for each class, at most"),
+        ({"dtype": "float32"}, InvalidValueError, "dtype='uint8'"),
+        ({"hight": 16}, UnknownNameError, "did you mean 'height'"),
+        ({"format": "cifar10"}, InvalidValueError, "needs train and test"),
+        ({"format": "cifar10", "num": None, "height": 16}, InvalidValueError, "this stream has .* height=32"),
+        ({"format": "cifar10", "num": None, "num_classes": 9}, InvalidValueError, "and 9 classes"),
+        ({"format": "cifar10", "num": None, "shards": 3}, InvalidValueError, "leave out shards=3"),
+        ({"format": "cifar10", "num": {"train": 10**8, "test": 5}}, InvalidValueError, "holds 2 GiB"),
+        ({"repo": "me/fractals"}, InvalidValueError, "format 'hub' that is complete"),
+        ({"repo": "me/fractals", "format": "hub", "world": 2}, InvalidValueError, "run once more with world=1"),
+    ],
+)
+def test_wrong_arguments_are_refused_before_anything_is_written(
+    asked: Any, error: Any, told: str, tmp_path: Path
+) -> None:
+    defaults = {"format": "webdataset", "num": 5, "device": "cpu", "progress": False}
+    with pytest.raises(error, match=told):
+        export("fractal-10", tmp_path / "new", **{**defaults, **asked})
+    assert not (tmp_path / "new").exists()
+
+
+def test_streams_that_are_open_keep_their_settings_and_splits(tmp_path: Path) -> None:
+    stream = fractals()
+    for source, asked, told in (
+        (stream, {"num": 5, "seed": 3}, "seed: of a stream that is open already"),
+        (stream, {"num": {"train": 5, "test": 5}}, "there are streams of train"),
+        ({"test": stream}, {"num": {"test": 5}}, "given for 'test' is of split 'train'"),
+        ({"train": stream, "test": fractals(split="test", num_classes=7)}, {"num": BOTH}, "same classes"),
+        (NumberedPictures(clips=True), {"num": 5, "format": "cifar10"}, "clips of"),
+        (3, {"num": 5}, "opens from a preset's name or a spec"),
+    ):
+        with pytest.raises(InvalidValueError, match=told):
+            export(source, tmp_path / "new", progress=False, **asked)
+
+
+def test_a_mixture_is_exported_as_any_stream(tmp_path: Path) -> None:
+    mixture = Mixture([fractals(), NumberedPictures16()], weights=(1, 2), labels="component")
+    export(mixture, tmp_path, format="npz", num=40, shards=2, progress=False)
+    read = np.load(tmp_path / "train" / "shard-000001.npz")
+    assert np.array_equal(read["images"], mixture.generate(range(20, 40)).images)
+    assert json.loads((tmp_path / "manifest.json").read_text())["streams"]["train"]["weights"] == [1, 2]
+
+
+class NumberedPictures16(NumberedPictures):
+    """Numbered pictures of 16 x 16."""
+
+    def generate(self, indices: Any) -> Any:
+        from dataclasses import replace
+
+        batch = super().generate(indices)
+        return replace(batch, images=batch.images.repeat(2, axis=2).repeat(2, axis=3), latents={})
+
+
+def test_folders_of_classes_have_names_that_every_system_takes() -> None:
+    class Named(NumberedPictures):
+        def class_title(self, label: int) -> str:
+            return ("Fatou/Julia: *c* = \u03c6", "", "class 2", "..")[label]
+
+    assert [class_folder(Named(), label, 2) for label in range(4)] == ["00-fatou-julia-c", "01", "02", "03"]
+
+
+# The hub
+
+
+def test_a_complete_folder_is_uploaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    hub = pytest.importorskip("huggingface_hub")
+    calls: list[tuple[str, dict[str, Any], dict[str, str]]] = []
+
+    class Api:
+        def create_repo(self, repo: str, **asked: Any) -> str:
+            calls.append((repo, asked, {}))
+            return f"https://huggingface.co/datasets/{repo}"
+
+        def upload_folder(self, *, folder_path: str, **asked: Any) -> None:
+            calls.append(("", asked, tree(Path(folder_path))))
+
+    monkeypatch.setattr(hub, "HfApi", Api)
+    report = numbered(tmp_path, format="hub", repo="me/fractals")
+    assert report.url == "https://huggingface.co/datasets/me/fractals"
+    assert calls[0] == ("me/fractals", {"repo_type": "dataset", "exist_ok": True}, {})
+    assert calls[1][1]["repo_id"] == "me/fractals" and calls[1][2] == tree(tmp_path)
+    assert {"README.md", "manifest.json", "data/train-00000-of-00003.parquet"} <= set(calls[1][2])
+
+
+def test_a_card_that_was_edited_stays(tmp_path: Path) -> None:
+    numbered(tmp_path, format="hub")
+    card = tmp_path / "README.md"
+    made = card.read_text()
+    card.write_text(made + "\nOur own words.\n")
+    numbered(tmp_path, format="hub")
+    assert card.read_text().endswith("Our own words.\n")
+    card.unlink()
+    numbered(tmp_path, format="hub")
+    assert card.read_text() == made
+
+
+def test_exporting_archives_loads_nothing_heavy(tmp_path: Path) -> None:
+    program = (
+        "import sys\nfrom numbered_pictures import NumberedPictures\n"
+        "from fractal_streams.integrations.export import export\n"
+        "export(NumberedPictures(), sys.argv[1], format='webdataset', num=5, progress=False)\n"
+        "assert not {'torch', 'pyarrow', 'datasets', 'PIL', 'numba'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", program, str(tmp_path / "made")], check=True, cwd=PROGRAM.parent)
