@@ -40,6 +40,7 @@ ENDLESS_NAME = re.compile(r"endless\.(\w+)")
 NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", re.IGNORECASE)
 WORDS = {"true": True, "false": False, "none": None}
 VALUE = re.compile(r"[A-Za-z0-9_.+-]{1,200}")
+DEVICE = re.compile(r"[a-z]+(:\d+)?")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,6 +119,8 @@ class Address:
         for name in given:
             if name not in (*OWN, "seed", *known):
                 raise AddressError(str(unknown_name("setting", name, (*OWN, "seed", *known))))
+        if "seed" not in given:
+            raise AddressError(f"{url!r} lacks a seed: {PROTOCOL}://{source}/{split}/seed=0/{file}")
         own = {name: given.pop(name) for name in (*OWN, "seed") if name in given}
         return cls(source=source, split=split, settings=tuple(given.items()), file=file, **own)
 
@@ -237,6 +240,8 @@ def known_settings(source: str) -> tuple[str, ...]:
 
 def value_of(name: str, text: str) -> Any:
     """A setting's value: a number, true, false, none, a name, or names joined by `+`."""
+    if name == "device" and DEVICE.fullmatch(text):
+        return text
     if not VALUE.fullmatch(text):
         raise AddressError(f"{name}={text!r}: a value is made of letters, digits and _ . + -")
     if text in WORDS:
