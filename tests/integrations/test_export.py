@@ -383,7 +383,7 @@ def test_a_file_that_the_system_refuses_is_told(format: str, tmp_path: Path) -> 
         "import resource, signal, sys\nsignal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (5_000, 5_000))\n"
         "from numbered_pictures import NumberedPictures\nfrom fractal_streams.integrations.export import export\n"
-        f"export(NumberedPictures(), sys.argv[1], format={format!r}, num=90, shards=3, progress=False)"
+        f"export(NumberedPictures(), sys.argv[1], format={format!r}, num=900, shards=3, progress=False)"
     )
     run = subprocess.run(
         [sys.executable, "-c", program, str(tmp_path / "made")], capture_output=True, text=True, cwd=PROGRAM.parent
