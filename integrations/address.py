@@ -27,8 +27,9 @@ PICTURE_FORMATS = (*FORMS, "json")
 SAMPLES, MAX_SAMPLES = 1000, 10**6
 SHARDS, HELD_OUT_SHARDS, MAX_SHARDS = 1000, 10, 10**6
 """How many shards a folder lists, of "train" and of the other splits, and the most: six digits count them."""
-OWN = ("samples", "shards", "image", "start")
+OWN = ("samples", "shards", "image", "start", "digest")
 """Settings of the files, not of the stream."""
+MIN_DIGEST = 8
 KEPT_OUT = ("priors", "still")
 """Fields of specs that have no form in an address."""
 STREAM = ("device", "channels_last")
@@ -52,6 +53,8 @@ class Address:
     samples: of each shard, 1 to 10**6. shards: 1 to 10**6, None for as many as the split has.
     image: the form of pictures inside: "png", "bmp" or "npy"; None is png in tar, bmp in tables.
     start: index that shard 0 and an endless file begin at.
+    digest: what `stream.digest()` must begin with, at least 8 characters: an address that is kept in a file
+        then never comes to mean another stream. None takes whatever the names mean now.
     file: "shard-000000.tar|arrow|parquet|jsonl", "endless.tar|arrow", "00000042.png|bmp|npy|json"; ""
         is the folder.
 
@@ -74,6 +77,7 @@ class Address:
     shards: int | None = None
     image: str | None = None
     start: int = 0
+    digest: str | None = None
     file: str = ""
 
     def __post_init__(self) -> None:
@@ -87,6 +91,8 @@ class Address:
         _whole(self.start, "start", 0, MAX_INDEX - MAX_SAMPLES * MAX_SHARDS)
         if self.image is not None and self.image not in FORMS:
             raise AddressError(str(unknown_name("image", self.image, FORMS)))
+        if self.digest is not None and len(self.digest) < MIN_DIGEST:
+            raise AddressError(f"digest must have at least {MIN_DIGEST} characters, got {self.digest!r}")
         object.__setattr__(self, "settings", tuple(sorted(self.settings)))
         if self.file:
             self._check_file()
@@ -186,10 +192,16 @@ class Address:
         """The stream that fills the file, opened once in each process.
 
         Raises:
-            AddressError: a value that the spec refuses.
+            AddressError: a value that the spec refuses, or a stream that no longer has the digest.
             DeviceError: a device that is not there.
         """
-        return _open(os.getpid(), self.source, self.split, self.seed, repr(self.settings), self.settings)
+        stream = _open(os.getpid(), self.source, self.split, self.seed, repr(self.settings), self.settings)
+        if self.digest is not None and not stream.digest().startswith(self.digest):
+            raise AddressError(
+                f"{self.source} is not what it was when digest={self.digest} was written, and is now "
+                f"{stream.digest()}: leave the digest out to read what it is now"
+            )
+        return stream
 
     def _check_file(self) -> None:
         known: tuple[str, ...]
@@ -240,8 +252,8 @@ def known_settings(source: str) -> tuple[str, ...]:
 
 def value_of(name: str, text: str) -> Any:
     """A setting's value: a number, true, false, none, a name, or names joined by `+`."""
-    if name == "device" and DEVICE.fullmatch(text):
-        return text
+    if (name == "device" and DEVICE.fullmatch(text)) or (name == "digest" and VALUE.fullmatch(text)):
+        return text  # digits of a digest are no number
     if not VALUE.fullmatch(text):
         raise AddressError(f"{name}={text!r}: a value is made of letters, digits and _ . + -")
     if text in WORDS:

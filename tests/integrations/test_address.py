@@ -28,6 +28,7 @@ ADDRESSES = st.builds(
     shards=st.none() | st.integers(5, 10**6),
     image=st.none() | st.sampled_from(["png", "bmp", "npy"]),
     start=st.integers(0, 2**62),
+    digest=st.none() | st.from_regex(r"[0-9a-f]{8,16}", fullmatch=True),
     file=FILES,
 )  # fmt: skip
 VALUES = st.one_of(
@@ -159,6 +160,17 @@ def test_a_value_that_the_spec_refuses_is_a_wrong_address(settings: str, said: s
     address = Address.parse(f"mandelbrot/train/seed=0/{settings}/endless.tar")
     with pytest.raises(AddressError, match=said):
         address.open_stream()
+
+
+def test_a_digest_holds_an_address_to_its_stream() -> None:
+    address = Address.parse("fractal-10/train/seed=0/height=64/00000001.png")
+    digest = address.open_stream().digest().partition("-")[0]
+    held = f"fractal-10/train/seed=0/height=64/digest={digest}/00000001.png"
+    assert Address.parse(held).open_stream() is address.open_stream()
+    with pytest.raises(AddressError, match=f"is not what it was when digest={digest} was written"):
+        Address.parse(held.replace("=64", "=65")).open_stream()
+    with pytest.raises(AddressError, match="at least 8 characters, got '12e4567'"):
+        Address.parse("fractal-10/train/seed=0/digest=12e4567/00000001.png")
 
 
 def test_equal_keys_of_another_type_are_other_settings() -> None:
