@@ -70,10 +70,14 @@ def decoded(payload: Any) -> UInt8:
             raise ValueError(f"it is an array of {payload.shape} {payload.dtype}, not (H, W, 3) uint8")
         return payload
     try:
-        from PIL import Image, ImageOps
+        from PIL import Image, ImageOps, UnidentifiedImageError
     except ImportError:
         raise missing_extra("pillow", "video") from None
-    with Image.open(payload if isinstance(payload, Path) else io.BytesIO(payload)) as image:
+    try:
+        opened = Image.open(payload if isinstance(payload, Path) else io.BytesIO(payload))
+    except UnidentifiedImageError:  # whose message is a path, or an address in memory
+        raise ValueError("it is no picture that Pillow knows") from None
+    with opened as image:
         upright = ImageOps.exif_transpose(image)
         if upright.mode == "F":
             raise ValueError("it holds real numbers, whose range is not known; store it with levels of 8 or 16 bits")
