@@ -92,7 +92,8 @@ with fsspec.open("simplecache::" + HOME + "/00000033.npy") as file:
     pictures, labels = expected(range(10, 20))
     latents = open_stream("fractal-10", device="cpu", seed=5).generate(range(10, 20)).latents
     assert said["parquet"] == [pictures, labels, [*range(10, 20)]]
-    assert said["jsonl"] == [labels, [f"class {label}" for label in labels], latents["alpha"].tolist()]
+    assert said["jsonl"][:2] == [labels, [f"class {label}" for label in labels]]
+    assert np.float32(said["jsonl"][2]).tolist() == latents["alpha"].tolist()  # pandas reads the last bit its own way
     assert said["dataset"] == [30, *expected(range(15, 40))]
     assert said["one"] == expected(range(20, 30))[1]
     assert said["open"] == said["cached"] == expected(range(33, 34))[0]
