@@ -137,14 +137,15 @@ class ImageFolder(Format):
         return list(zip(names, picture_bytes(images, self.image, compress=True), strict=True))
 
     def write(self, path: Path, piece: Piece, blocks: Iterator[list[tuple[str, bytes]]]) -> None:
-        made: set[Path] = set()
+        made: set[str] = set()
         for block in blocks:
             for name, content in block:
-                file = path / name
-                if file.parent not in made:
-                    file.parent.mkdir(parents=True, exist_ok=True)
-                    made.add(file.parent)
-                file.write_bytes(content)
+                folder = name.rpartition("/")[0]
+                if folder not in made:
+                    (path / folder).mkdir(parents=True, exist_ok=True)
+                    made.add(folder)
+                with (path / name).open("wb") as file:
+                    file.write(content)
 
     def _names(self, piece: Piece, indices: Iterable[int], labels: Iterable[int]) -> list[str]:
         stems = [

@@ -151,10 +151,11 @@ class ExportFolder:
                 f"recorded {known.sha256[:12]}): repair it with the versions and the machine that wrote it, or export "
                 f"to a new folder"
             )
+        for folder in {(self.root / name).parent for name in files}:
+            folder.mkdir(parents=True, exist_ok=True)
+        many = written.is_dir()
         for name in files:
-            target = self.root / name
-            target.parent.mkdir(parents=True, exist_ok=True)
-            os.replace(written / name if written.is_dir() else written, target)
+            os.replace(f"{written}/{name}" if many else written, f"{self.root}/{name}")
         if not (self.root / MANIFEST).exists():
             self._place(self.hidden / "shards" / f"{piece.mark}.json", as_json(asdict(record)))
         # What a killed run left of this piece, or what another run is about to throw away.
@@ -285,7 +286,8 @@ def differences(held: Any, asked: Any, place: str = "") -> Iterator[tuple[str, A
 
 def files_within(folder: Path) -> list[str]:
     """The files under a folder, relative to it, with forward slashes, in order."""
-    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+    places = ((Path(place).relative_to(folder).as_posix(), names) for place, _, names in os.walk(folder))
+    return sorted(name if place == "." else f"{place}/{name}" for place, names in places for name in names)
 
 
 def discard(path: Path) -> None:
