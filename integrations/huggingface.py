@@ -13,7 +13,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any, Literal
 
-from datasets import IterableDatasetDict
 from fractal_streams.integrations.huggingface_builder import (
     FORMATS,
     FractalBuilder,
@@ -22,20 +21,19 @@ from fractal_streams.integrations.huggingface_builder import (
     register,
     unregister,
 )
-from fractal_streams.integrations.huggingface_stream import (
-    NUM_SHARDS,
-    BatchSource,
-    RowSource,
-    StreamedDataset,
-    position,
-    streamed,
-)
+from fractal_streams.integrations.huggingface_source import NUM_SHARDS, BatchSource, RowSource
+from fractal_streams.integrations.huggingface_stream import StreamedDataset, position, streamed
 
 from fractal_streams import __version__
-from fractal_streams.errors import InvalidValueError
+from fractal_streams.errors import InvalidValueError, missing_extra
 from fractal_streams.shard import Shard
 from fractal_streams.spec import one_of, whole
 from fractal_streams.stream import Stream
+
+try:
+    from datasets import IterableDatasetDict
+except ImportError as error:
+    raise missing_extra(error.name or "datasets", "huggingface") from error
 
 __all__ = [
     "FractalBuilder",

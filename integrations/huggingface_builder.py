@@ -10,25 +10,23 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar
 
-import datasets.inspect
-import datasets.load
-from datasets import ArrowBasedBuilder, BuilderConfig, DatasetInfo, SplitDict, SplitGenerator, SplitInfo, Version
-from datasets.load import DatasetModule
-from fractal_streams.integrations.huggingface_stream import (
-    NUM_SHARDS,
-    BatchSource,
-    RowSource,
-    Source,
-    row_features,
-    streamed,
-)
+from fractal_streams.integrations.huggingface_source import NUM_SHARDS, BatchSource, RowSource, Source, row_features
+from fractal_streams.integrations.huggingface_stream import streamed
 
 from fractal_streams import __version__
-from fractal_streams.errors import InvalidValueError, MissingExtraError
+from fractal_streams.errors import InvalidValueError, MissingExtraError, missing_extra
 from fractal_streams.presets import PRESETS, find_source, open_stream
 from fractal_streams.shard import Shard
 from fractal_streams.spec import one_of, whole
 from fractal_streams.stream import MAX_INDEX, SPLITS, Stream
+
+try:
+    import datasets.inspect
+    import datasets.load
+    from datasets import ArrowBasedBuilder, BuilderConfig, DatasetInfo, SplitDict, SplitGenerator, SplitInfo, Version
+    from datasets.load import DatasetModule
+except ImportError as error:
+    raise missing_extra(error.name or "datasets", "huggingface") from error
 
 NAME = "fractal"
 VERSION = Version("1.0.0")

@@ -1,268 +1,27 @@
-"""A stream as a `datasets.IterableDataset`: sharded by slicing a range, resumed from one number.
-
-`datasets` reads every iterable dataset through an examples iterable, a private interface: what is used of
-it is named in `NEEDED`, and tests hold it against the installed version.
-"""
+"""A stream as a `datasets.IterableDataset`: what would be slow or wrong for one is quick or refused."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Mapping
-from copy import copy
+from collections.abc import Mapping
+from copy import deepcopy
 from typing import Any
 
-import numpy as np
-from fractal_streams.integrations.containers.pictures import bmp_bytes
-from fractal_streams.integrations.containers.samples import class_names, is_clips
-from fractal_streams.integrations.containers.tables import arrow_schema, record_batch
+from fractal_streams.integrations.huggingface_source import WHOLE, BatchSource, Source
 
-from fractal_streams.batch import Batch, as_tensor
-from fractal_streams.errors import InvalidValueError, MissingExtraError, missing_extra
-from fractal_streams.shard import INDEX_END, Course, Shard
+from fractal_streams.errors import InvalidValueError, missing_extra
+from fractal_streams.shard import INDEX_END
 from fractal_streams.spec import whole
-from fractal_streams.stream import MAX_INDEX, Stream
-from fractal_streams.torch_data import StreamDataset, checked_stream
+from fractal_streams.stream import MAX_INDEX
 
 try:
-    import datasets
-    import pyarrow as pa
-    from datasets import ClassLabel, DatasetInfo, Features, Image, NamedSplit, Value
+    from datasets import DatasetInfo, NamedSplit
     from datasets.iterable_dataset import IterableDataset
-    from PIL import Image as Picture
 except ImportError as error:
     raise missing_extra(error.name or "datasets", "huggingface") from error
 
-NEEDED = ("_init_state_dict", "iter_arrow", "is_typed", "features", "shard_data_sources", "reshard_data_sources",
-          "shuffle_data_sources", "split_shard_indices_by_worker", "num_shards")  # fmt: skip
-try:
-    from datasets.iterable_dataset import _BaseExamplesIterable
-
-    _missing = [name for name in NEEDED if not hasattr(_BaseExamplesIterable, name)]
-except ImportError:
-    _missing = ["_BaseExamplesIterable"]
-if _missing:
-    raise MissingExtraError(
-        f"datasets {datasets.__version__} is not supported (it has no {', '.join(_missing)}): "
-        f"pip install 'datasets>=4.8,<6', or read the stream with fractal_streams.StreamDataset"
-    )
-
-WHOLE = Shard()
-"""All ranks: ours are slices of a range, made by `datasets`."""
-NUM_SHARDS = 80_640
-"""2**8 * 3**2 * 5 * 7: what worlds divide, 1 to 10, 12, 14, 15, 16, ..., 256, each rank renders only its own."""
-BLOCK, FIRST_BLOCK, BLOCK_BYTES = 256, 16, 2**23
-"""Of single samples, the most that are rendered together, how many at first, and the most bytes."""
-
-
-class Source(_BaseExamplesIterable):  # type: ignore[misc]
-    """Units of a stream, each one or `unit` samples: a range, of which `datasets` takes slices.
-
-    Unit u holds samples start + u * unit and on, none behind `stop`. The state is how many of its units a
-    source has given; the rest of it says what it belongs to.
-    """
-
-    _sleep_on_threads_shutdown = False
-
-    def __init__(
-        self, stream: Stream, *, unit: int, start: int, length: int | None, num_shards: int, drop_last: bool = False
-    ) -> None:
-        super().__init__()
-        self.stream = checked_stream(stream)
-        self.unit = whole(unit, "batch_size", 1, 2**31 - 1, "samples")
-        self.start = whole(start, "start", 0, MAX_INDEX - 1, "samples consumed")
-        self.endless = length is None
-        self.stop = MAX_INDEX if length is None else whole(length, "length", 1, MAX_INDEX, "samples")
-        if self.start > self.stop:
-            raise InvalidValueError(f"start must lie in 0 to length = {length}, got {start}: nothing is left behind it")
-        course = Course(shard=WHOLE, batch_size=unit, base=self.start, end=self.stop, drop_last=drop_last)
-        self.units = range(course.count)
-        self._shards = whole(num_shards, "num_shards", 1, 2**31 - 1, "")
-        self._digest = stream.digest()
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> Source:
-        return copy(self)  # streams never change: they are shared
-
-    def __copy__(self) -> Source:
-        twin: Source = object.__new__(type(self))
-        twin.__dict__.update(self.__dict__, _state_dict=None)
-        return twin
-
-    def part(self, units: range, shards: int | None = None) -> Source:
-        """Some of the units."""
-        twin = copy(self)
-        twin.units, twin._shards = units, self._shards if shards is None else shards
-        return twin
-
-    @property
-    def num_shards(self) -> int:
-        return self._shards
-
-    def shuffle_data_sources(self, generator: Any) -> Source:
-        """The same: samples are independent, and their order is exact."""
-        return copy(self)
-
-    def reshard_data_sources(self) -> Source:
-        return copy(self)
-
-    def shard_data_sources(self, num_shards: int, index: int, contiguous: bool = True) -> Source:
-        """Every num_shards-th unit; a connected run of them if that is asked of a source with an end."""
-        shards = len(range(index, self._shards, num_shards))
-        if contiguous and not self.endless:
-            bounds = [len(self.units) * cut // num_shards for cut in (index, index + 1)]
-            return self.part(self.units[slice(*bounds)], shards)
-        return self.part(self.units[index::num_shards], shards)
-
-    def split_shard_indices_by_worker(self, num_shards: int, index: int, contiguous: bool = True) -> Any:
-        return range(index, self._shards, num_shards)
-
-    def _init_state_dict(self) -> dict[str, Any]:
-        self._state_dict = {"done": 0, **self._identity()}
-        return self._state_dict
-
-    def _identity(self) -> dict[str, Any]:
-        units = [self.units.start, self.units.stop, self.units.step]
-        own = {"stream": self._digest, "start": self.start, "stop": self.stop, "unit": self.unit, "units": units}
-        return {"type": type(self).__name__, **own}
-
-    def _done(self) -> int:
-        """Units done, from a state that belongs here."""
-        if self._state_dict is None:
-            return 0
-        remedy = "open the same dataset with as many ranks and workers, or a new one with start=position"
-        for name, here in self._identity().items():
-            if self._state_dict[name] != here:
-                saved = self._state_dict[name]
-                raise InvalidValueError(f"this state was saved with {name}={saved}, here {name}={here}: {remedy}")
-        return whole(self._state_dict["done"], "done of the state", 0, len(self.units), "units")
-
-    def _note(self, done: int) -> None:
-        if self._state_dict is not None:
-            self._state_dict["done"] = done
-
-    def _batch(self, units: range) -> Batch:
-        return self.stream.generate(WHOLE.indices(units, self.unit, self.start, self.stop))
-
-
-class BatchSource(Source):
-    """Batches {"images", "labels", "index"} of torch tensors, handed on by reference."""
-
-    def __init__(self, stream: Stream, **settings: Any) -> None:
-        super().__init__(stream, **settings)
-        self._features = batch_features(stream, self.unit)
-
-    @property
-    def features(self) -> Any:
-        return self._features
-
-    @property
-    def is_typed(self) -> bool:
-        return self._features is not None
-
-    def __iter__(self) -> Iterator[tuple[int, dict[str, Any]]]:
-        done = self._done()
-        batches = self._ahead(done) if self.stream.device.startswith("cuda") else self._here(done)
-        for done, batch in enumerate(batches, done + 1):  # noqa: B020
-            self._note(done)
-            yield done, {"images": batch.images, "labels": batch.labels, "index": batch.index}
-
-    def _here(self, done: int) -> Iterator[Batch]:
-        for unit in self.units[done:]:
-            batch = self.stream.generate(WHOLE.interval(unit, self.unit, self.start, self.stop))
-            yield Batch(as_tensor(batch.index), as_tensor(batch.images), as_tensor(batch.labels), {})
-
-    def _ahead(self, done: int) -> Iterator[Batch]:
-        """The same batches from a GPU, which renders many of them ahead on a CUDA stream of its own."""
-        rest = self.units[done:]
-        if not rest:
-            return iter(())
-        first = WHOLE.interval(rest.start, self.unit, self.start).start
-        last = WHOLE.interval(rest[-1], self.unit, self.start, self.stop).stop
-        length = None if self.endless else last
-        ranks = Shard(0, rest.step)
-        return iter(StreamDataset(self.stream, self.unit, start=first, length=length, shard=ranks, fields="batch"))
-
-
-class RowSource(Source):
-    """Samples with the columns "image", "label" and "index"."""
-
-    def __init__(self, stream: Stream, **settings: Any) -> None:
-        super().__init__(stream, unit=1, **settings)
-        self._schema = arrow_schema(stream, image="bmp")
-        self._features = row_features(stream)
-        shape = stream.generate(range(0)).images.shape[1:]
-        self._block = max(1, min(BLOCK, BLOCK_BYTES // max(1, int(np.prod(shape)))))
-
-    @property
-    def features(self) -> Any:
-        return self._features
-
-    @property
-    def iter_arrow(self) -> Any:
-        return self._iter_arrow
-
-    def __iter__(self) -> Iterator[tuple[int, dict[str, Any]]]:
-        """Samples with their PIL images, made from the pixels; equal to what `_iter_arrow` gives, decoded."""
-        done, number = self._done(), min(FIRST_BLOCK, self._block)
-        while units := self.units[done : done + number]:
-            number = min(self._block, 2 * number)
-            batch = self._batch(units).numpy()
-            pictures = channels_last(batch.images)
-            rows = zip(pictures, batch.labels.tolist(), batch.index.tolist(), strict=True)
-            for done, (picture, label, index) in enumerate(rows, done + 1):  # noqa: B020
-                self._note(done)
-                yield index, {"image": as_picture(picture), "label": label, "index": index}
-
-    def _iter_arrow(self) -> Iterator[tuple[int, pa.Table]]:
-        done = self._done()
-        while units := self.units[done : done + self._block]:
-            table = rows_table(self.stream, self._batch(units), self._schema)
-            done += len(units)
-            self._note(done)
-            yield done, table
-
-
-def batch_features(stream: Stream, batch_size: int) -> Features | None:
-    """The features of batches; None of a dtype that Arrow has not."""
-    if stream.pixels.dtype == "bfloat16":
-        return None
-    shape = stream.generate(range(0)).images.shape[1:]
-    array = getattr(datasets, f"Array{1 + len(shape)}D")(shape=(batch_size, *shape), dtype=stream.pixels.dtype)
-    labels = datasets.List(label_feature(stream))
-    return Features({"images": array, "labels": labels, "index": datasets.List(Value("int64"))})
-
-
-def row_features(stream: Stream) -> Features:
-    """The features of rows: a clip is a list of images, so that its pixels stay bytes in every format."""
-    image = datasets.List(Image()) if is_clips(stream) else Image()
-    return Features({"image": image, "label": label_feature(stream), "index": Value("int64")})
-
-
-def label_feature(stream: Stream) -> Any:
-    names = class_names(stream)
-    return Value("int64") if names is None else ClassLabel(names=names)
-
-
-def rows_table(stream: Stream, batch: Batch, schema: pa.Schema) -> pa.Table:
-    """A batch as a table of `row_features`."""
-    if len(batch.images.shape) == 4:
-        return pa.Table.from_batches([record_batch(stream, batch, schema)])
-    host = batch.numpy()
-    count, frames = host.images.shape[:2]
-    files = pa.array(bmp_bytes(host.images.reshape(count * frames, *host.images.shape[2:])), pa.binary())
-    paths = pa.nulls(count * frames, pa.string())
-    pictures = pa.StructArray.from_arrays([files, paths], names=["bytes", "path"])
-    clips = pa.ListArray.from_arrays(pa.array(range(0, (count + 1) * frames, frames), pa.int32()), pictures)
-    return pa.table({"image": clips, "label": pa.array(host.labels), "index": pa.array(host.index)})
-
-
-def channels_last(images: Any) -> Any:
-    """(B, H, W, 3) or (B, T, H, W, 3), in C order."""
-    return np.ascontiguousarray(np.moveaxis(images, -3, -1) if images.shape[-3] == 3 else images)
-
-
-def as_picture(picture: Any) -> Any:
-    """A PIL image, or a list of them for a clip."""
-    return Picture.fromarray(picture) if picture.ndim == 3 else [Picture.fromarray(frame) for frame in picture]
+FILE_BYTES = 500 * 10**6
+"""Of a Parquet file that `push_to_hub` makes, about; what `datasets` gives a file of a stored dataset."""
 
 
 class StreamedDataset(IterableDataset):  # type: ignore[misc]
@@ -295,13 +54,26 @@ class StreamedDataset(IterableDataset):  # type: ignore[misc]
             )
         return self
 
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Makes the next iteration go on where `state_dict()` stood, without rendering what lies before.
+
+        Raises:
+            InvalidValueError: not a state of rows or batches as these; when iteration begins, one of
+                another stream, start, length, batch size or share.
+        """
+        leaf, kind = innermost(state_dict), type(self._ex_iterable).__name__
+        if leaf.get("type") != kind:
+            raise InvalidValueError(
+                f"this state has type={leaf.get('type')!r}, here type={kind!r}: load the format it was saved with"
+            )
+        super().load_state_dict(state_dict)
+        self._state_dict = deepcopy(state_dict)  # what `state_dict()` says until iteration begins
+
     def _cut(self, cut: slice) -> StreamedDataset | None:
         source = self._ex_iterable
         if self._distributed is not None or self._formatting is not None or not isinstance(source, Source):
             return None
-        part = source.part(source.units[cut])
-        part.endless = source.endless and cut.stop is None
-        return StreamedDataset(part, info=self._info.copy(), split=self._split)
+        return StreamedDataset(source.part(source.units[cut]), info=self._info.copy(), split=self._split)
 
 
 def _refusing_endless(name: str) -> Any:
@@ -315,6 +87,8 @@ def _refusing_endless(name: str) -> Any:
             )
         if isinstance(source, BatchSource):
             raise InvalidValueError(f"{name} writes rows, and this dataset gives batches: load with format='image'")
+        if name == "push_to_hub" and not {"num_shards", "max_shard_size"} & settings.keys():
+            settings["num_shards"] = max(-(-source.row_bytes() * len(source.units) // FILE_BYTES), 1)
         return inherited(self, *arguments, **settings)
 
     method.__name__, method.__qualname__ = name, f"StreamedDataset.{name}"
@@ -352,17 +126,27 @@ def position(state: Mapping[str, Any] | IterableDataset) -> int:
         520
     """
     found = state.state_dict() if isinstance(state, IterableDataset) else state
-    inner: Any = found.get("examples_iterable", found)
-    while isinstance(inner, Mapping) and "examples_iterable" in inner:
-        if inner.get("previous_state") is not None or "previous_state_example_idx" in inner:
-            raise InvalidValueError(
-                "this dataset read ahead of the loop (map, filter or batches of a format): "
-                "count the samples that the loop received, start + count * ranks"
-            )
-        inner = inner["examples_iterable"]
-    if not isinstance(inner, Mapping) or not {"done", "units", "unit", "start", "stop"} <= set(inner):
-        raise InvalidValueError("not a state of one stream's dataset: count the samples that the loop received")
+    inner = innermost(found)
+    if not {"done", "units", "unit", "start", "stop"} <= set(inner) or has_read_ahead(found):
+        raise InvalidValueError(
+            "not a state that says what one stream's dataset gave (map, filter and formats read ahead): "
+            "count the samples that the loop received, start + count * ranks"
+        )
     first, last, step = inner["units"]
     begin = range(first, last, step)[inner["done"] :]
     base = begin.start - first % step if begin else last
     return min(WHOLE.interval(base, inner["unit"], inner["start"], INDEX_END).start, inner["stop"], sys.maxsize)
+
+
+def innermost(state: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The state of the source, inside those of what `datasets` wraps around it."""
+    while isinstance(state.get("examples_iterable"), Mapping):
+        state = state["examples_iterable"]
+    return state
+
+
+def has_read_ahead(state: Mapping[str, Any]) -> bool:
+    """Whether what is wrapped around a source may have read more of it than it gave."""
+    inner = state.get("examples_iterable")
+    here = state.get("previous_state") is not None or "previous_state_example_idx" in state
+    return here or (isinstance(inner, Mapping) and has_read_ahead(inner))
