@@ -21,17 +21,19 @@ def samples_of(batch: Batch) -> list[Sample]:
     return [Sample(*part) for part in parts]
 
 
-def packed_batch(batch: Batch, cut: slice, fields: Fields, transform: Transform | None) -> Any:
-    """A slice of a batch in the form that `fields` names."""
-    images, labels = batch.images[cut], batch.labels[cut]
+def packed_batch(batch: Batch, cut: slice | None, fields: Fields, transform: Transform | None) -> Any:
+    """A slice of a batch, or all of it, in the form that `fields` names."""
+    images, labels = (batch.images, batch.labels) if cut is None else (batch.images[cut], batch.labels[cut])
     if transform is not None:
         images = transform(images)
     if fields == "pair":
         return images, labels
-    latents = {name: values[cut] for name, values in batch.latents.items()}
+    index, latents = batch.index, dict(batch.latents)
+    if cut is not None:
+        index, latents = index[cut], {name: values[cut] for name, values in latents.items()}
     if fields == "dict":
-        return {"index": batch.index[cut], "images": images, "labels": labels, "latents": latents}
-    return Batch(batch.index[cut], images, labels, latents)
+        return {"index": index, "images": images, "labels": labels, "latents": latents}
+    return Batch(index, images, labels, latents)
 
 
 def packed_sample(sample: Sample, fields: Fields, transform: Transform | None) -> Any:

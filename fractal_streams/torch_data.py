@@ -279,7 +279,8 @@ class StreamDataset(IterableDataset[Any]):
                     lane.admit(batch, event, admitted)
                 self._step = step + course.stride
                 if size is not None:
-                    yield packed_batch(batch, slice(place * size, (place + 1) * size), self.fields, self.transform)
+                    cut = slice(place * size, (place + 1) * size) if len(steps) > 1 else None
+                    yield packed_batch(batch, cut, self.fields, self.transform)
                     continue
                 samples = samples or self._samples(batch)
                 yield self._packed(samples[place])
@@ -304,9 +305,10 @@ class StreamDataset(IterableDataset[Any]):
         def render(steps: range) -> tuple[Batch, range]:
             nonlocal pixels, size
             batch = self.stream.generate(course.indices(steps))
-            batch = (replace(batch, latents={}) if self.fields == "pair" else batch).torch()
-            pixels = max(1, batch.images[0].numel() // 3)
-            size = max(1, batch.images[0].nbytes)
+            latents = {} if self.fields == "pair" else batch.latents
+            batch = Batch(batch.index, batch.images, batch.labels, latents).torch()
+            if not size:
+                pixels, size = max(1, batch.images[0].numel() // 3), max(1, batch.images[0].nbytes)
             return batch, steps
 
         step, number = self._step, 1

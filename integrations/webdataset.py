@@ -211,11 +211,23 @@ class StreamPipeline(webdataset.DataPipeline, FluidInterface):  # type: ignore[m
 
 
 def splitters_that_follow() -> set[str]:
-    """Which of webdataset's splitting stages are about to read what the caller yields."""
-    found, frame = set(), sys._getframe(2)
+    """Which of webdataset's splitting stages are about to read what the caller yields.
+
+    Raises:
+        ShardingError: samples are shuffled before they are split, by each reader in its own way.
+    """
+    found: set[str] = set()
+    shuffled, frame = False, sys._getframe(2)
     while frame is not None:
-        if frame.f_code.co_name in SPLITTERS and frame.f_globals.get("__name__") == "webdataset.shardlists":
-            found.add(frame.f_code.co_name)
+        stage = (frame.f_globals.get("__name__"), frame.f_code.co_name)
+        shuffled |= stage == ("webdataset.filters", "_shuffle") and frame.f_locals.get("seed") is None
+        if stage[0] == "webdataset.shardlists" and stage[1] in SPLITTERS:
+            found.add(stage[1])
+            if shuffled:
+                raise ShardingError(
+                    f"{stage[1]} behind a shuffle without seed behind a StreamSource: each reader would choose from an "
+                    f"order of its own, and lose and repeat samples: leave {stage[1]} out"
+                )
         frame = frame.f_back  # type: ignore[assignment]
     if found:
         warnings.warn(

@@ -159,6 +159,25 @@ def test_epochs_repeat_and_one_started_inside_is_finished_first() -> None:
     assert [len(list(unbroken)) for _ in range(3)] == [10, 10, 10]
 
 
+def test_the_start_can_be_moved_and_an_older_walk_ends_nothing_of_the_new() -> None:
+    dataset = StreamDataset(Digits(), 10, start=250, length=100)
+    older = iter(dataset)
+    next(older)
+    dataset.set_start(430)
+    assert (dataset.start, dataset.position, len(dataset)) == (430, 430, 7)
+    assert len(list(older)) == 4
+    assert [indices_of(images)[0] for images, _ in dataset] == [30, 40, 50, 60, 70, 80, 90]
+    with pytest.raises(InvalidValueError, match=r"start=430 lies inside epoch 4 .*set_epoch\(5\)"):
+        iter(dataset)
+    with pytest.raises(InvalidValueError, match="start .* got -1"):
+        dataset.set_start(-1)
+    endless = StreamDataset(Digits(), 4)
+    loader = DataLoader(endless, batch_size=None, num_workers=1, persistent_workers=True)
+    for start in (0, 12, 8):
+        endless.set_start(start)
+        assert indices_of(next(iter(loader))[0])[0] == start
+
+
 @pytest.mark.parametrize("persistent", [False, True])
 def test_workers_see_the_epoch(persistent: bool) -> None:
     dataset = StreamDataset(Digits(), 10, start=250, length=100)

@@ -143,11 +143,15 @@ def test_splitters_that_follow_do_not_split_again(stages: str, workers: int, mon
     got: list[int] = []
     for rank in range(2):
         rank_of(monkeypatch, rank, 2)
-        if stages == "after shuffling" and workers == 3:
-            continue  # each reader shuffles in its own way, so what they leave to each other is not the same
         got += read(StreamSource(Digits(), length=48), workers, *chosen)
-    if got:
-        assert sorted(got) == list(range(48)) or stages == "after shuffling"
+    assert sorted(got) == list(range(48))
+
+
+def test_a_splitter_behind_a_shuffle_of_each_readers_own_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    rank_of(monkeypatch, 0, 2)
+    with pytest.raises(ShardingError, match="split_by_node behind a shuffle without seed"):
+        read(StreamSource(Digits(), length=48), 0, wds.shuffle(8), wds.split_by_node)
+    assert len(read(StreamSource(Digits(), length=48), 0, wds.shuffle(8))) == 24
 
 
 def test_splitters_that_follow_are_warned_of() -> None:
@@ -169,13 +173,15 @@ def test_epochs_of_with_epoch_go_on_and_hold_no_sample_twice(workers: int) -> No
     assert epochs == [[*range(20)], [*range(20, 40)], [*range(40, 60)], [*range(20)]]
 
 
-def test_a_look_at_the_pipeline_first_loses_nothing() -> None:
+def test_a_look_at_the_pipeline_first_loses_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     pipeline = StreamPipeline(Digits(), start=3).with_epoch(6)
     assert spelled(islice(pipeline, 2)) == [3, 4] and pipeline.source.position == 5
     assert sorted(spelled(wds.WebLoader(pipeline, batch_size=None, num_workers=2))) == list(range(5, 17))
-    for other in (0, 3):
-        with pytest.raises((ShardingError, RuntimeError), match="2 workers read this source before"):
-            spelled(wds.WebLoader(pipeline, batch_size=None, num_workers=other))
+    for other in ("1", "3"):  # webdataset's own way to name a worker; torch takes 5 s to end one that raised
+        monkeypatch.setenv("WORKER", "0")
+        monkeypatch.setenv("NUM_WORKERS", other)
+        with pytest.raises(ShardingError, match="2 workers read this source before"):
+            next(iter(pipeline))
 
 
 def test_an_epoch_that_was_begun_inside_is_ended_first() -> None:
