@@ -183,7 +183,9 @@ def fitted(source: Source, settings: PackSettings) -> Iterator[tuple[Any, Any]]:
             raise
         except Exception as error:  # decoders raise nearly anything over a damaged file
             kind, words = type(error).__name__, str(error)
-            return Skipped(entry.name, words if words and isinstance(error, ValueError | OSError) else f"{kind}: {words}")
+            return Skipped(
+                entry.name, words if words and isinstance(error, ValueError | OSError) else f"{kind}: {words}"
+            )
 
     threads = 1 if multiprocessing.parent_process() else min(MAX_THREADS, available_cores())
     waiting: deque[tuple[Entry | Skipped, Future[Any] | None]] = deque()

@@ -22,8 +22,8 @@ from fractal_streams.stored.entries import PICTURE_ENDINGS, Entry, Skipped, fold
 from fractal_streams.stored.files import file_facts
 
 ARRAY = "npy"
-Member = tuple[str, str, Any]
-"""Key, ending and bytes (None of what is not needed)."""
+WANTED = (*PICTURE_ENDINGS, ARRAY, "cls", "json")
+Member = tuple[str | None, str, bytes | None]
 
 
 class Shards:
@@ -46,23 +46,32 @@ class Shards:
         """Each sample's picture; of a clip each frame."""
         self.ignored = 0
         for path in self.paths:
-            try:
-                with tarfile.open(path, mode="r:*") as archive:
-                    for key, members in groupby(self._members(archive), key=lambda member: member[0]):
-                        yield from self._sample(path.name, key, {name: data for _, name, data in members})
-            except (tarfile.TarError, OSError, EOFError, zlib.error) as error:
-                yield Skipped(path.name, f"no tar archive, or one cut short: {error}")
+            for key, members in groupby(self._members(path), key=lambda member: member[0]):
+                if key is None:
+                    yield Skipped(path.name, next(members)[1])
+                else:
+                    yield from self._sample(path.name, key, {kind: data for _, kind, data in members})
 
-    def _members(self, archive: tarfile.TarFile) -> Iterator[Member]:
-        for member in archive:
-            if not member.isfile() or is_hidden(member.name):
-                continue
-            folder, _, file = member.name.rpartition("/")
-            stem, _, kind = file.partition(".")
-            kind = kind.lower()
-            wanted = kind in (*PICTURE_ENDINGS, ARRAY, "cls", "json")
-            opened = archive.extractfile(member) if wanted else None
-            yield f"{folder}/{stem}" if folder else stem, kind, opened.read() if opened else None
+    def _members(self, path: Path) -> Iterator[Member]:
+        """Key, ending and, where it is needed, content of each file; at last the reason why no more can be read."""
+        name = "its first member"
+        try:
+            with tarfile.open(path, mode="r:*") as archive:
+                for member in archive:
+                    name = member.name
+                    if not member.isfile() or is_hidden(name):
+                        continue
+                    folder, _, file = name.rpartition("/")
+                    stem, _, kind = file.lower().partition(".")
+                    stem = file[: len(stem)]
+                    opened = archive.extractfile(member) if kind in WANTED else None
+                    yield f"{folder}/{stem}" if folder else stem, kind, opened.read() if opened else None
+                if archive.fileobj is not None:
+                    archive.fileobj.seek(archive.offset)
+                    if not archive.fileobj.read(1):  # tarfile takes this for a whole archive
+                        yield None, f"cut short behind {name}: the mark that ends a tar archive is missing", None
+        except (tarfile.TarError, OSError, EOFError, zlib.error) as error:
+            yield None, f"no tar archive, or one cut short, at {name}: {error}", None
 
     def _sample(self, shard: str, key: str, members: dict[str, Any]) -> Iterator[Entry | Skipped]:
         kinds = [kind for kind in (*PICTURE_ENDINGS, ARRAY) if members.get(kind) is not None]
