@@ -15,6 +15,12 @@ if TYPE_CHECKING:
     from fractal_streams.batch import Batch as Batch, Sample as Sample
     from fractal_streams.colouring import Colouring as Colouring
     from fractal_streams.formulas import Formula as Formula, Parameter as Parameter, formula as formula
+    from fractal_streams.integrations.huggingface import (
+        load_dataset as load_dataset,
+        register as register,
+        unregister as unregister,
+    )
+    from fractal_streams.loader import Loader as Loader
     from fractal_streams.mixture import Mixture as Mixture
     from fractal_streams.presets import open_stream as open_stream
     from fractal_streams.seed_code import SeedCodeSpec as SeedCodeSpec, SeedCodeStream as SeedCodeStream
@@ -37,6 +43,7 @@ _HOME = {
     "FractalImageDataset": "seed_interface",
     "FractalVideoDataset": "seed_interface",
     "IndexedStream": "torch_data",
+    "Loader": "loader",
     "Mixture": "mixture",
     "Parameter": "formulas",
     "Sample": "batch",
@@ -50,7 +57,10 @@ _HOME = {
     "VideoSpec": "video",
     "VideoStream": "video",
     "formula": "formulas",
+    "load_dataset": "integrations.huggingface",
     "open_stream": "presets",
+    "register": "integrations.huggingface",
+    "unregister": "integrations.huggingface",
 }
 
 __all__ = ["__version__", *_HOME]

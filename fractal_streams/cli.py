@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
@@ -259,6 +260,20 @@ def parsed_size(text: str) -> dict[str, int]:
     if len(parts) > 2 or not all(part.isdecimal() for part in parts):
         raise InvalidValueError(f"--size is EDGE or HEIGHTxWIDTH in pixels, such as 64 or 48x64, got {text!r}")
     return {"height": int(parts[0]), "width": int(parts[-1])}
+
+
+def parsed_settings(given: Iterable[str] | None) -> dict[str, Any]:
+    """Fields of a spec of NAME=VALUE; a value is JSON, or else text."""
+    settings: dict[str, Any] = {}
+    for text in given or ():
+        name, equals, value = text.partition("=")
+        if not equals or not name.isidentifier():
+            raise InvalidValueError(f"--set is NAME=VALUE, such as iterations=60, got {text!r}")
+        try:
+            settings[name] = json.loads(value)
+        except ValueError:
+            settings[name] = value
+    return settings
 
 
 def parsed_indices(text: str) -> range | list[int]:

@@ -14,14 +14,16 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from fractal_streams import __version__, open_stream
-from fractal_streams.cli import app, parsed_indices
+from fractal_streams.cli import parsed_indices, parsed_settings
+from fractal_streams.cli_data import app
 from fractal_streams.colouring import CATALOGUE as COLOURINGS
 from fractal_streams.contact_sheet import contact_sheet
+from fractal_streams.errors import InvalidValueError
 from fractal_streams.formulas import CATALOGUE as FORMULAS
 from fractal_streams.presets import PRESETS, find_source
 from fractal_streams.render.reference import ReferenceRenderer
 
-COMMANDS = ("list", "show", "spec", "bench", "demo")
+COMMANDS = ("list", "show", "spec", "bench", "demo", "export", "tar", "stub", "run", "pack")
 
 
 def run(*arguments, code=0):
@@ -243,3 +245,12 @@ def test_a_reader_who_leaves_early_sees_no_traceback():
     command = f"{sys.executable} -m fractal_streams list | true"
     result = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=120, check=True)
     assert result.stderr == ""
+
+
+def test_settings_are_json_or_text() -> None:
+    assert parsed_settings(["iterations=60", "colouring=smooth", "class_parameters=[\"power\"]", "radius=null"]) == {
+        "iterations": 60, "colouring": "smooth", "class_parameters": ["power"], "radius": None,
+    }  # fmt: skip
+    for wrong in ("iterations", "=3", "a b=3"):
+        with pytest.raises(InvalidValueError, match="NAME=VALUE"):
+            parsed_settings([wrong])

@@ -54,7 +54,7 @@ def test_another_name_is_an_attribute_error() -> None:
 @pytest.mark.parametrize("name", library_modules())
 def test_a_module_says_what_it_is_and_its_examples_run(name: str) -> None:
     for package in ("torch", "typer", "PIL"):
-        if name.rpartition(".")[2] in ("torch_data", "prefetch", "seed_interface", "cli", "contact_sheet"):
+        if name.rpartition(".")[2] in ("torch_data", "prefetch", "seed_interface", "cli", "cli_data", "contact_sheet", "loader"):
             pytest.importorskip(package)
     if "triton" in name or name.endswith(".cuda"):
         pytest.importorskip("triton")
