@@ -31,6 +31,7 @@ try:
     import ray
     from ray.data import Datasource, ReadTask
     from ray.data.block import BlockAccessor, BlockMetadata
+    from ray.exceptions import RayTaskError
     from ray.util import ActorPool
 except ImportError as error:
     raise missing_extra(error.name or "ray", "ray") from error
@@ -145,9 +146,12 @@ def ray_export(
         count = number_of_writers(writers, cpus, num_gpus, len(left))
         actor = ray.remote(num_cpus=cpus, num_gpus=num_gpus, max_restarts=RESTARTS, max_task_retries=RESTARTS)(Writer)
         pool: Any = ActorPool([actor.remote(source, str(root), asked, settings, cpus) for _ in range(count)])
-        for record in pool.map_unordered(lambda writer, piece: writer.write.remote(piece), left):
-            tell(record.count)
-            yield record
+        try:
+            for record in pool.map_unordered(lambda writer, piece: writer.write.remote(piece), left):
+                tell(record.count)
+                yield record
+        except RayTaskError as error:  # what went wrong over there, as it would have been here
+            raise error.cause from error
 
     return carried_out(job, job.pieces, write, verify=verify, progress=progress)
 
