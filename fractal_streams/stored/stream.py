@@ -253,7 +253,8 @@ def clip_starts(found: Pack, length: int, stride: int) -> tuple[Int64, list[str]
         starts += own
         if not own:
             short.append(str(groups[begin]))
-        if len(set(found.heights[begin:end])) > 1 or len(set(found.widths[begin:end])) > 1:
+        sizes = {*zip(found.heights[begin:end], found.widths[begin:end], strict=True)}
+        if own and length > 1 and len(sizes) > 1:
             raise InvalidValueError(f"frames of {groups[begin]} differ in size: one crop can't be taken of all")
     return np.array(starts, np.int64), short
 
