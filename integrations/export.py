@@ -136,21 +136,16 @@ def export(
         >>> report.written, report.images, report.complete
         (1, 100, True)
     """
-    shard = Shard(rank, world)
-    if repo is not None and (format != "hub" or world != 1):
-        raise InvalidValueError(
-            f"repo={repo!r} uploads a folder of format 'hub' that is complete, got format={format!r}, world={world}: "
-            f"export with all ranks first, then run once more with world=1 and repo="
-        )
+    Shard(rank, world)  # refuses what is no rank of a world
+    check_upload(repo, format, world)
     threads = min(cores(), MOST_WORKERS) if workers is None else whole(workers, "workers", 1, 1024, "threads")
     job = planned(source, folder, format=format, num=num, shards=shards, image=image, **settings)
 
     def write(left: Sequence[Piece], tell: Callable[[int], Any]) -> Iterator[Record]:
         return (write_piece(job, piece, threads, tell) for piece in left)
 
-    own = job.pieces[shard.rank :: shard.world_size]
-    report = carried_out(job, own, write, verify=verify, progress=progress)
-    return replace(report, url=upload(job.place.root, repo)) if repo is not None else report
+    report = carried_out(job, job.pieces[rank::world], write, verify=verify, progress=progress)
+    return report if repo is None else replace(report, url=upload(job.place.root, repo))
 
 
 Write = Callable[[Sequence[Piece], Callable[[int], Any]], Iterator[Record]]
@@ -184,10 +179,10 @@ def planned(
     if format not in FORMATS:
         raise unknown_name("format", format, FORMATS)
     if format == "cifar10":
-        num = CIFAR_NUM if num is None else num
+        num = CIFAR_NUM if num is None or num == {} else num
         if shards is not None:
             raise InvalidValueError(f"format='cifar10' has its own files: leave out shards={shards!r}")
-    if num is None:
+    if num is None or num == {}:
         raise InvalidValueError("num: say how many samples, or how many of each split: num={'train': 50000}")
     streams, counts = opened(source, num, settings)
     size = check_alike(streams)
@@ -237,8 +232,6 @@ def opened(source: Any, num: Num, settings: dict[str, Any]) -> tuple[dict[str, S
         counts = dict(num)
     else:
         counts = dict.fromkeys(given or [settings.pop("split", "train")], num)
-    if not counts:
-        raise InvalidValueError("num: name at least one split")
     for split, count in counts.items():
         one_of(split, "a split of num", SPLITS)
         counts[split] = whole(count, f"num of {split}", 1, 2**62, "samples")
@@ -348,6 +341,15 @@ def complete(job: Job) -> int:
         return missing
     ordered = {piece.name: records[piece.name] for piece in job.pieces}
     return job.place.finish(job.pieces, job.made.closing(ordered), job.made.folders())
+
+
+def check_upload(repo: str | None, format: str, world: int) -> None:
+    """Refuse to upload what is not a complete folder of format "hub"."""
+    if repo is not None and (format != "hub" or world != 1):
+        raise InvalidValueError(
+            f"repo={repo!r} uploads a folder of format 'hub' that is complete, got format={format!r}, world={world}: "
+            f"export with all ranks first, then run once more with world=1 and repo="
+        )
 
 
 def upload(folder: Path, repo: str) -> str:

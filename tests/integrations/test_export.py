@@ -532,7 +532,7 @@ def test_another_version_may_check_an_export_but_not_go_on_with_it(
         ({"format": "webdatset"}, UnknownNameError, "did you mean 'webdataset'"),
         ({"num": None}, InvalidValueError, "num: say how many"),
         ({"num": 0}, InvalidValueError, "num of train must be a whole number from 1"),
-        ({"num": {}}, InvalidValueError, "name at least one split"),
+        ({"num": {}}, InvalidValueError, "num: say how many"),
         ({"num": {"tain": 5}}, InvalidValueError, "a split of num must be one of 'train'"),
         ({"num": {"train": 5}, "split": "test"}, InvalidValueError, "leave out split='test'"),
         ({"shards": 6}, InvalidValueError, "shards of train must be a whole number from 1 to 5 files"),
