@@ -62,8 +62,16 @@ def pack(
         MissingExtraError: what reads this source is not installed.
 
     Example:
-        >>> import tempfile
-        >>> found = pack("photos", "photos-64", height=64) if Path("photos").is_dir() else None
+        >>> import io, tarfile, tempfile
+        >>> folder, data = Path(tempfile.mkdtemp()), io.BytesIO()
+        >>> np.save(data, np.zeros((40, 60, 3), np.uint8))
+        >>> member = tarfile.TarInfo("cat/1.npy")
+        >>> member.size = data.tell()
+        >>> with tarfile.open(folder / "shard.tar", "w") as archive:
+        ...     archive.addfile(member, io.BytesIO(data.getvalue()))
+        >>> made = pack(folder / "shard.tar", folder / "pack", height=20)
+        >>> made.picture(0).shape, made.classes, pack(folder / "shard.tar", folder / "pack", height=20).decoded
+        ((20, 30, 3), ('cat',), 0)
     """
     one_of(on_error, "on_error", ("raise", "skip"))
     chosen = PackSettings.of(**settings)
@@ -269,12 +277,16 @@ def put(temporary: Path, folder: Path, key: str, overwrite: bool) -> None:
         os.replace(temporary, folder)
         shutil.rmtree(aside)
         return
+    with contextlib.suppress(OSError):
+        folder.rmdir()  # an empty one
     try:
         os.replace(temporary, folder)
-    except OSError:
+    except OSError as error:
         same = False
         with contextlib.suppress(FractalStreamsError, KeyError):
             same = read_facts(folder)["key"] == key
+        if not same and folder.exists():
+            raise InvalidValueError(f"{folder} was filled by another process meanwhile: give another folder") from error
         if not same:
             raise
 

@@ -8,6 +8,7 @@ import pickle
 import shutil
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -155,6 +156,20 @@ def test_a_kill_leaves_no_half_of_a_pack(pets: Path, tmp_path: Path) -> None:
     made = pack(pets, folder, height=20)
     assert made.decoded == 12
     made.verify()
+
+
+def test_two_at_once_make_one_pack(pets: Path, tmp_path: Path) -> None:
+    (tmp_path / "pack").mkdir()
+    with ThreadPoolExecutor(4) as workers:
+        jobs = [workers.submit(pack, pets, tmp_path / "pack", height=20, progress=False) for _ in range(4)]
+    assert len({job.result().digest for job in jobs}) == 1
+    assert beside(tmp_path / "pack") == {"pets", "pack"}
+    other = tmp_path / "other"
+    other.mkdir()
+    with pytest.raises(InvalidValueError, match="filled by another process"):
+        packing.put(other, tmp_path / "pack", "another key", False)
+    with pytest.raises(FileNotFoundError):
+        packing.put(tmp_path / "none", tmp_path / "new", "key", False)
 
 
 def test_damage_is_found(pets: Path, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 import math
@@ -172,6 +173,40 @@ def test_torchs_crops_are_the_same_bytes(dtype: str, last: bool) -> None:
     tensors = [torch.from_numpy(values) for values in (stream.pack.pixels, starts, widths, placed[1:])]
     there = take_torch(*tensors, (6, 5), None if dtype == "uint8" else torch_lookup(stream.pixels), last)
     assert there.is_contiguous() and there.numpy().tobytes() == here.tobytes()
+
+
+@pytest.mark.parametrize("clips", [None, 2])
+def test_the_way_over_a_gpu_by_torch_on_a_cpu(clips: int | None, monkeypatch) -> None:
+    torch = pytest.importorskip("torch")
+    from fractal_streams.stored import shelf
+
+    class Elsewhere(shelf.Shelf):
+        def take(self, index, labels, placed, *rest):
+            item = placed[0]
+            table = np.stack([self.pack.starts[item], self.pack.widths[item], *placed])
+            return self._on_gpu(index, labels, table, *rest)
+
+    monkeypatch.setattr(torch.cuda, "device", contextlib.nullcontext)
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda device: None)
+    monkeypatch.setattr(shelf, "CHUNK", 100)
+    changes = {"dtype": "float16", "clip_length": clips, "on_error": "skip"}
+    here, there = (stored(ragged() if clips is None else pairs(), **changes) for _ in range(2))
+    there.shelf = Elsewhere(there.pack, "cpu")
+    one, two = here.generate([2**63 - 1, *range(50)]), there.generate([2**63 - 1, *range(50)])
+    assert all(isinstance(part, torch.Tensor) for part in (two.index, two.images, two.labels, *two.latents.values()))
+    two = two.numpy()
+    assert one.images.tobytes() == two.images.tobytes() and one.images.shape == two.images.shape
+    assert np.array_equal(one.index, two.index) and np.array_equal(one.labels, two.labels)
+    assert one.latents.keys() == two.latents.keys()
+    assert all(np.array_equal(values, two.latents[name]) for name, values in one.latents.items())
+    assert shelf.uploaded(there.pack, "cpu") is shelf.uploaded(there.pack, "cpu")
+
+    def full(*_, **__):
+        raise torch.cuda.OutOfMemoryError
+
+    monkeypatch.setattr(torch, "empty", full)
+    with pytest.raises(DeviceError, match="don't fit the free memory.*device='cpu'"):
+        shelf.uploaded(ragged(), "cpu")
 
 
 def test_many_crops_are_shared_between_threads(monkeypatch) -> None:
