@@ -238,10 +238,11 @@ def splitters_that_follow() -> set[str]:
     return found
 
 
-def register() -> None:
+def register(worker: int = 0) -> None:
     """Lets webdataset open addresses: `wds.WebDataset("fractal://fractal-10/train/seed=0/shard-{000000..000009}.tar")`.
 
-    Call it where the shards are opened: with spawned workers that is in each, by `worker_init_fn`.
+    Spawned workers open shards in processes of their own: give them `worker_init_fn=register`, for which the
+    worker's number is taken and not used.
     """
     webdataset.gopen_schemes["fractal"] = open_address
 

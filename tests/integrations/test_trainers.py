@@ -302,40 +302,43 @@ def huggingface() -> Any:
     def only(samples: list[Any]) -> Any:
         return {name: samples[0][name] for name in ("index", "images", "labels")}
 
-    def train(way: str, steps: int, batch: int) -> Any:
+    def train(way: str, steps: int, batch: int, done: int = 0, folder: str | None = None) -> Any:
         torch.manual_seed(0)
         stream = open_stream("fractal-10", device="cpu", height=8, width=8, num_classes=2)
         model = Tiny()
 
         class WithLoader(Trainer):
             def get_train_dataloader(self) -> Any:
-                return Loader(stream, batch, fields="dict")
+                return Loader(stream, batch, fields="dict", start=done * batch)
 
-        with tempfile.TemporaryDirectory() as folder:
+        with tempfile.TemporaryDirectory() as own:
             arguments = TrainingArguments(
-                folder, max_steps=steps, per_device_train_batch_size=1, learning_rate=0.01, logging_steps=10,
-                report_to=[], save_strategy="no", disable_tqdm=True, use_cpu=True, remove_unused_columns=False,
-                dataloader_pin_memory=False,
+                folder or own, max_steps=steps, per_device_train_batch_size=1, learning_rate=0.01, logging_steps=10,
+                report_to=[], save_strategy="steps" if folder else "no", save_steps=3, disable_tqdm=True, use_cpu=True,
+                remove_unused_columns=False, dataloader_pin_memory=False, ignore_data_skip=True,
             )  # fmt: skip
             dataset = StreamDataset(stream, batch, fields="dict", shard=Shard(0, 1) if way == "shared" else None)
             kind = WithLoader if way == "loader" else Trainer
             trainer = kind(model, arguments, train_dataset=dataset, data_collator=only)
             try:
-                trainer.train()
+                trainer.train(resume_from_checkpoint=f"{folder}/checkpoint-{done}" if done else None)
             except ShardingError as error:
                 return str(error), []
         losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
         return losses, model.seen
 
     alone = {way: train(way, 60, 32) for way in ("plain", "loader")}
-    return alone, {way: in_world(2, train, way, 4, 8) for way in ("plain", "shared", "loader")}
+    with tempfile.TemporaryDirectory() as folder:
+        resumed = [train("loader", 5, 4, done, folder)[1] for done in (0, 3)]
+    return alone, resumed, {way: in_world(2, train, way, 4, 8) for way in ("plain", "shared", "loader")}
 
 
 def test_transformers_trainer_learns_and_never_loses_samples_in_silence() -> None:
-    alone, two = result_of(huggingface, "transformers", "accelerate")
+    alone, resumed, two = result_of(huggingface, "transformers", "accelerate")
     for losses, seen in alone.values():
         assert sum(losses[-2:]) < 0.9 * sum(losses[:2])
         assert seen[: 60 * 32] == list(range(60 * 32))
+    assert resumed == [list(range(20)), list(range(12, 20))]
     for message, _ in two["plain"]:
         assert "transformers.Trainer" in message and "shard=Shard(0, 1)" in message
     for way in ("shared", "loader"):

@@ -276,7 +276,7 @@ def test_shards_behind_addresses_are_read_as_files(monkeypatch: pytest.MonkeyPat
     with pytest.raises(ValueError, match="no gopen handler"):
         next(iter(wds.WebDataset(address, shardshuffle=False)))
     register()
-    register()
+    register(3)  # as a worker_init_fn
     expected = open_stream("fractal-10", device="cpu", height=8, width=8).generate(range(18))
     dataset = wds.WebDataset(address, shardshuffle=False).decode("torchrgb8").to_tuple("png", "cls", "__key__")
     for workers in (0, 2):
