@@ -78,12 +78,12 @@ def decoded(payload: Any) -> UInt8:
     except UnidentifiedImageError:  # whose message is a path, or an address in memory
         raise ValueError("it is no picture that Pillow knows") from None
     with opened as image:
-        upright = ImageOps.exif_transpose(image)
-        if upright.mode == "F":
+        ImageOps.exif_transpose(image, in_place=True)
+        if image.mode == "F":
             raise ValueError("it holds real numbers, whose range is not known; store it with levels of 8 or 16 bits")
-        if upright.mode.startswith("I"):
-            levels = np.asarray(upright)
+        if image.mode.startswith("I"):
+            levels = np.asarray(image)
             if levels.min() < 0 or levels.max() > 65535:
                 raise ValueError(f"its levels, {levels.min()} to {levels.max()}, are not of 16 bits")
             return np.repeat((levels >> 8).astype(np.uint8)[:, :, None], 3, axis=2)
-        return np.asarray(upright.convert("RGB"))
+        return np.asarray(image.convert("RGB"))
