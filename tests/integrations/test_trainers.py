@@ -364,11 +364,14 @@ def stateful() -> Any:
         walk = iter(loader)
         next(walk), next(walk)
         state = loader.state_dict()
-        resumed = StatefulDataLoader(StreamDataset(Digits(), 50), None, num_workers=workers)
-        start = time.process_time()
-        resumed.load_state_dict(state)
-        batch = next(iter(resumed))
-        found.append((time.process_time() - start, indices([batch])))
+        spent = []
+        for _ in range(1 if workers else 3):
+            resumed = StatefulDataLoader(StreamDataset(Digits(), 50), None, num_workers=workers)
+            start = time.process_time()
+            resumed.load_state_dict(state)
+            batch = next(iter(resumed))
+            spent.append(time.process_time() - start)
+        found.append((min(spent), indices([batch])))
     return found
 
 
