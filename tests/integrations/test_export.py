@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import io
 import itertools
@@ -14,6 +15,7 @@ import subprocess
 import sys
 import tarfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -322,6 +324,24 @@ def test_files_grow_with_the_export_and_not_with_the_machine() -> None:
         return len(job.pieces)
 
     assert [shards(num) for num in (1, 10_922, 50_000, 10**6, 10**7)] == [1, 1, 5, 64, 115]
+
+
+def test_progress_counts_every_sample_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    bars: list[tuple[int, int, str, list[int]]] = []
+
+    @contextlib.contextmanager
+    def bar(total: int, done: int, what: str, show: bool) -> Iterator[Any]:
+        counts: list[int] = []
+        bars.append((total, done, what, counts))
+        yield counts.append
+
+    monkeypatch.setattr(exporting, "bar", bar)
+    for world in (2, 1):
+        numbered(tmp_path, num={"train": 2500, "test": 31}, shards=2, world=world, progress=True)
+    assert [(total, done, what, sum(counts)) for total, done, what, counts in bars] == [
+        (0, 0, "verify", 0), (1265, 0, "export webdataset", 1265),
+        (1265, 0, "verify", 1265), (2531, 1265, "export webdataset", 1266),
+    ]  # fmt: skip
 
 
 # Damage, kills and full disks
