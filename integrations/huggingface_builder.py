@@ -244,7 +244,7 @@ def register() -> None:
         if found is None or "path" not in inspect.signature(found).parameters:
             raise MissingExtraError(
                 f"datasets {datasets.__version__} finds datasets in another way: use fractal_streams.load_dataset, or "
-                f"pip install 'datasets>=4.8,<6'"
+                f"pip install 'datasets>=5.1,<6'"
             )
     for module in PATCHED:
         if not hasattr(module.dataset_module_factory, "fractal_streams"):

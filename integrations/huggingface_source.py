@@ -42,7 +42,7 @@ except ImportError:
 if _missing:
     raise MissingExtraError(
         f"datasets {datasets.__version__} is not supported (it has no {', '.join(_missing)}): "
-        f"pip install 'datasets>=4.8,<6', or read the stream with fractal_streams.StreamDataset"
+        f"pip install 'datasets>=5.1,<6', or read the stream with fractal_streams.StreamDataset"
     )
 
 WHOLE = Shard()
