@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     )
     from fractal_streams.shard import Shard as Shard
     from fractal_streams.spec import StreamSpec as StreamSpec
+    from fractal_streams.stored import StoredStream as StoredStream, open_stored as open_stored
     from fractal_streams.stream import StillStream as StillStream, Stream as Stream
     from fractal_streams.torch_data import IndexedStream as IndexedStream, StreamDataset as StreamDataset
     from fractal_streams.video import VideoSpec as VideoSpec, VideoStream as VideoStream
@@ -51,6 +52,7 @@ _HOME = {
     "SeedCodeStream": "seed_code",
     "Shard": "shard",
     "StillStream": "stream",
+    "StoredStream": "stored",
     "Stream": "stream",
     "StreamDataset": "torch_data",
     "StreamSpec": "spec",
@@ -58,6 +60,7 @@ _HOME = {
     "VideoStream": "video",
     "formula": "formulas",
     "load_dataset": "integrations.huggingface",
+    "open_stored": "stored",
     "open_stream": "presets",
     "register": "integrations.huggingface",
     "unregister": "integrations.huggingface",

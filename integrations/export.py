@@ -357,7 +357,7 @@ def upload(folder: Path, repo: str) -> str:
     try:
         from huggingface_hub import HfApi
     except ImportError:
-        raise missing_extra("huggingface_hub", "huggingface") from None
+        raise missing_extra("huggingface-hub", "huggingface") from None
     api = HfApi()
     made = api.create_repo(repo, repo_type="dataset", exist_ok=True)
     api.upload_folder(
