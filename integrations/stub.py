@@ -47,7 +47,7 @@ def write_stub(
     *,
     splits: Mapping[str, int] | None = None,
     seed: int = 0,
-    container: str = "parquet",
+    container: str = "arrow",
     force: bool = False,
     **settings: Any,
 ) -> Path:
@@ -83,11 +83,16 @@ def write_stub(
     one_of(container, "container", CONTAINERS)
     lengths = checked(splits)
     name, changed = addressed(source)
-    stream = open_stream(name, seed=seed, split="train", device="cpu", **{**changed, **settings})
+    asked = {"seed": seed, "device": "cpu", **changed, **settings}
+    stream = open_stream(name, **{**asked, "split": next(iter(lengths))})
     addresses = {
         split: Address(source=name, split=split, seed=seed, settings=tuple({**changed, **settings}.items()))
         for split in lengths
     }
+    for split, address in addresses.items():
+        read = Address.parse(f"{address}/shard-000000.{container}").open_stream()
+        if read.digest() != open_stream(name, **{**asked, "split": split}).digest():
+            raise InvalidValueError(f"{address} is read as another stream than was asked for: export it instead")
     text = card(stream, addresses, lengths, container)
     place = Path(folder).absolute()
     if str(place) != str(place).lower():
@@ -120,9 +125,10 @@ def addressed(source: Any) -> tuple[str, dict[str, Any]]:
         if type(preset) is type(source):
             changed = {item.name: getattr(source, item.name) for item in fields(source)}
             changed = {field: value for field, value in changed.items() if value != getattr(preset, field)}
-            kept = tuple(field for field, value in changed.items() if field in KEPT_OUT or not is_plain(value))
-            if not kept:
+            unsaid = tuple(field for field, value in changed.items() if field in KEPT_OUT or not is_plain(value))
+            if not unsaid:
                 return name, changed
+            kept = min(kept or unsaid, unsaid, key=len)
     raise InvalidValueError(
         f"an address can't say {', '.join(kept) or 'this'} of the spec, which is no preset's: export the stream instead"
     )
