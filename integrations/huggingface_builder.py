@@ -64,10 +64,14 @@ class FractalConfig(BuilderConfig):  # type: ignore[misc]
 
     @property
     def known_splits(self) -> tuple[str, ...]:
-        own = (self.source.split,) if isinstance(self.source, Stream) else SPLITS
-        for split in self.splits or ():
-            one_of(split, "split", own)
-        return self.splits or own
+        if not isinstance(self.source, Stream):
+            for split in self.splits or ():
+                one_of(split, "split", SPLITS)
+            return self.splits or SPLITS
+        own = self.source.split
+        if self.splits not in (None, (own,)):
+            raise InvalidValueError(f"split={self.splits}: this stream was opened with one split, pass split={own!r}")
+        return (own,)
 
     def stream(self, split: str) -> Stream:
         """The stream of a split, opened now."""
