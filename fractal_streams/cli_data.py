@@ -93,7 +93,7 @@ def stub(
     preset: Annotated[str, typer.Option(help="A preset or formula.")] = "fractal-10",
     num: Annotated[list[str] | None, typer.Option(help="SPLIT=N samples; may be given often.")] = None,
     seed: Seed = 0,
-    form: Annotated[str, typer.Option("--format", help="parquet, arrow or tar.")] = "parquet",
+    form: Annotated[str, typer.Option("--format", help="arrow, parquet or tar.")] = "arrow",
     force: Annotated[bool, typer.Option("--force", help="Overwrite a stub.")] = False,
     settings: Settings = None,
 ) -> None:

@@ -78,7 +78,7 @@ def load_dataset(
             `length` samples, rendered now into the cache of `datasets`, or found there.
         format: "image" gives samples with the columns "image" (`Image()`; a list of them for a clip),
             "label" (`ClassLabel`) and "index", as a stored dataset does. "tensor" gives batches {"images":
-            (B, 3, H, W), "labels": (B,), "index": (B,)} of torch tensors in the stream's dtype, thousands
+            (B, 3, H, W), "labels": (B,), "index": (B,)} of torch tensors in the stream's dtype, hundreds
             of times as fast: read them with `DataLoader(dataset, batch_size=None)`.
         batch_size: samples of a batch of format="tensor"; None is 256.
         seed: names the stream's randomness; None is 0.

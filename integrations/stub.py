@@ -185,7 +185,7 @@ def card(stream: Stream, addresses: Mapping[str, Address], lengths: Mapping[str,
 # Fractals: {addresses[next(iter(lengths))].source}
 
 Labelled fractal images that no file holds: the addresses above are rendered while they are read, by
-[fractal-streams](https://pypi.org/project/fractal-streams/) {__version__}, which has to be installed
+fractal-streams {__version__}, which has to be installed
 (`pip install 'fractal-streams[huggingface]'`) and does not have to be imported.
 
 | split | samples |
