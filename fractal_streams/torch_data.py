@@ -37,7 +37,7 @@ LAUNCH_PIXELS, MAX_CHUNK = 2**24, 4096
 BLOCK_BYTES, MAX_BLOCK = 2**23, 256
 """Of single samples on a CPU, the most that are rendered together."""
 SHUFFLE_LIMIT = 10**7
-START, EPOCH, TURN, IN_WORKERS, ENDED, SLOTS = 0, 1, 2, 3, 4, 64
+START, EPOCH, TURN, IN_WORKERS, ENDED, SLOTS = 0, 1, 2, 3, 4, 1024
 
 
 class StreamDataset(IterableDataset[Any]):
@@ -171,13 +171,19 @@ class StreamDataset(IterableDataset[Any]):
             items: batches (single samples if batch_size is None) that each rank received since an iteration
                 of this dataset, as it was built and of the epoch it is in, began.
 
+        Raises:
+            InvalidValueError: more items than what is left of that epoch has.
+
         Example:
             >>> from fractal_streams import Shard, StreamDataset, open_stream
             >>> stream = open_stream("fractal-10", device="cpu")
             >>> StreamDataset(stream, 512, start=1024, shard=Shard(0, 8)).position_after(3)
             13312
         """
-        return self.course().position(whole(items, "items", 0, INDEX_END, "items received"))
+        course = self.course()
+        left = f"items of what is left of its epoch of {self.length} samples: count each epoch by itself"
+        whole(items, "items", 0, course.total, left if self.length else "items received")
+        return course.position(items)
 
     def set_start(self, start: int) -> None:
         """Makes the iterations to come begin at another `start`, and in its epoch, in persistent workers too."""

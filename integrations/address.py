@@ -35,8 +35,8 @@ KEPT_OUT = ("priors", "still")
 STREAM = ("device", "channels_last")
 
 QUERY = re.compile(r"\?(?=[a-z_]+=)")
-SHARD_NAME = re.compile(r"shard-(\d{6})\.(\w+)")
-PICTURE_NAME = re.compile(r"(\d{8,19})\.(\w+)")
+SHARD_NAME = re.compile(r"shard-([0-9]{6})\.(\w+)")
+PICTURE_NAME = re.compile(r"([0-9]{8,19})\.(\w+)")
 ENDLESS_NAME = re.compile(r"endless\.(\w+)")
 NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", re.IGNORECASE)
 WORDS = {"true": True, "false": False, "none": None}
@@ -94,6 +94,9 @@ class Address:
         if self.digest is not None and len(self.digest) < MIN_DIGEST:
             raise AddressError(f"digest must have at least {MIN_DIGEST} characters, got {self.digest!r}")
         object.__setattr__(self, "settings", tuple(sorted(self.settings)))
+        last = dict(self.settings).get("channels_last", False)
+        if not isinstance(last, bool):  # a stream takes what Python takes for true, which "no" is
+            raise AddressError(f"channels_last must be true or false, got {last!r}")
         if self.file:
             self._check_file()
 

@@ -69,7 +69,7 @@ def file_size(address: Address) -> int | None:
     if not address.is_picture or address.format == "json":
         return None
     stream = address.open_stream()
-    _check_picture(address, stream)
+    check_picture(address, stream)
     return picture_size(tuple(stream.generate(range(0)).images.shape[1:]), address.format)
 
 
@@ -114,14 +114,15 @@ def _block_rows(stream: Stream) -> int:
 
 def _sample(address: Address) -> bytes:
     stream = address.open_stream()
-    _check_picture(address, stream)
+    check_picture(address, stream)
     batch = stream.generate(address.indices)
     if address.format == "json":
         return json.dumps(sample_json(batch, 0, stream), allow_nan=False).encode() + b"\n"
     return picture_bytes(batch.numpy().images, address.format)[0]
 
 
-def _check_picture(address: Address, stream: Stream) -> None:
+def check_picture(address: Address, stream: Stream) -> None:
+    """Refuse the address of a clip as a picture, by an `AddressError`."""
     if address.format in ("png", "bmp") and is_clips(stream):
         raise AddressError(f"{address.file}: the samples of {address.source} are clips, whose files are .npy and .json")
 

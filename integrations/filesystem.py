@@ -16,7 +16,7 @@ from typing import Any, BinaryIO
 
 from fractal_streams.integrations.address import PROTOCOL, QUERY, SHARD_FORMATS, Address, checked_source
 from fractal_streams.integrations.containers.tar import TAR_END
-from fractal_streams.integrations.files import entity_tag, file_blocks, file_size, opened_file
+from fractal_streams.integrations.files import check_picture, entity_tag, file_blocks, file_size, opened_file
 
 from fractal_streams.errors import AddressError, InvalidValueError, ReadOnlyError, missing_extra, unknown_name
 from fractal_streams.presets import PRESETS
@@ -24,12 +24,13 @@ from fractal_streams.stream import SPLITS
 
 try:
     from fsspec import AbstractFileSystem
+    from fsspec.utils import read_block
 except ImportError:
     raise missing_extra("fsspec", "filesystem") from None
 
 MAGIC = re.compile(r"[*?\[]")
 BRACES = re.compile(r"\{([^{}]*)\}")
-COUNTING = re.compile(r"(\d+)\.\.(\d+)")
+COUNTING = re.compile(r"([0-9]+)\.\.([0-9]+)")
 MAX_PATHS = 10**6
 """Most paths that braces are expanded to."""
 
@@ -93,6 +94,26 @@ class FractalFileSystem(AbstractFileSystem):  # type: ignore[misc]
                 # `datasets` drops a pattern silently at a FileNotFoundError, and whatever has a `?` is one to it.
                 raise (InvalidValueError(str(error)) if MAGIC.search(plain) else error) from None
         return {name: self.info(name) for name in found} if settings.get("detail") else list(found)
+
+    def cat(self, path: Any, recursive: bool = False, on_error: str = "raise", **settings: Any) -> Any:
+        """The bytes of a file; of a pattern, a folder or a list a dict of them. The `?` of a query is no wildcard."""
+        return super().cat(self._plain(path) if isinstance(path, str) else path, recursive, on_error, **settings)
+
+    # fsspec's own of these two ask an open file for its `size`, which only making all of it would tell.
+
+    def cat_file(self, path: str, start: int | None = None, end: int | None = None, **settings: Any) -> bytes:
+        """Bytes `start` to `end` of a file, as `bytes[start:end]` counts them."""
+        with self.open(path) as file:
+            if min(start or 0, end or 0) < 0:
+                start, end, _ = slice(start, end).indices(file.seek(0, os.SEEK_END))
+            file.seek(start or 0)
+            return bytes(file.read(-1 if end is None else max(0, end - (start or 0))))
+
+    def read_block(self, fn: str, offset: int, length: int | None, delimiter: bytes | None = None) -> bytes:
+        """`length` bytes from `offset` on, None to the end; with a delimiter, from behind one to behind one."""
+        with self.open(fn) as file:
+            whole = length is None and not delimiter
+            return bytes(read_block(file, offset, -1 if whole else length, delimiter))
 
     def _open(self, path: str, mode: str = "rb", **settings: Any) -> BinaryIO:
         if mode != "rb":
@@ -182,7 +203,7 @@ def expanded(pattern: str) -> Iterator[str]:
     """The patterns that braces stand for, in order.
 
     Raises:
-        AddressError: more than a million of them.
+        AddressError: more than a million of them, or numbers that count down.
 
     Example:
         >>> list(expanded("{train,test}/shard-{008..010}"))[2:4]
@@ -196,6 +217,8 @@ def expanded(pattern: str) -> Iterator[str]:
         if bounds:
             low, high = int(bounds[1]), int(bounds[2])
             width = len(bounds[1])
+            if high < low:
+                raise AddressError(f"{{{piece}}} counts down: write {{{bounds[2]}..{bounds[1]}}}")
             choices.append([f"{number:0{width}d}" for number in range(low, min(high, low + MAX_PATHS) + 1)])
         else:
             choices.append(piece.split(",") if place % 2 else [piece])
@@ -213,7 +236,8 @@ def matches(pattern: str) -> list[str]:
     for place, segment in enumerate(segments):
         before = found
         if segment == "**":
-            found = [folder for path in found for folder in folders(path)]
+            last = place == len(segments) - 1
+            found = [name for path in found for name in folders(path, files=last)]
         elif place in wild:
             ending = segment.rpartition(".")[2]
             formats = (ending,) if ending in SHARD_FORMATS else SHARD_FORMATS
@@ -237,10 +261,11 @@ def known_names(path: str) -> str:
     return f"it holds {names[0]} to {names[-1]}, each also as {', '.join(SHARD_FORMATS[1:])}"
 
 
-def folders(path: str) -> list[str]:
-    """A folder and all folders in it."""
-    inner = listed(path) if path.count("/") < 2 and is_folder(path) else ()
-    return [path, *(found for name in inner for found in folders(joined(path, name)))]
+def folders(path: str, *, files: bool = False) -> list[str]:
+    """A folder and all folders in it; and what these hold, if files are asked for."""
+    if path.count("/") >= 2:
+        return [path, *(joined(path, name) for name in (listed(path) if files else ()))]
+    return [path, *(found for name in listed(path) for found in folders(joined(path, name), files=files))]
 
 
 def listed(path: str, formats: tuple[str, ...] = SHARD_FORMATS) -> Iterable[str]:
@@ -267,7 +292,9 @@ def is_folder(path: str) -> bool:
             raise AddressError(str(unknown_name("split", rest[0], SPLITS)))
         return True
     address = Address.parse(path)
-    address.open_stream()
+    stream = address.open_stream()
+    if address.is_picture:
+        check_picture(address, stream)
     return not address.file
 
 

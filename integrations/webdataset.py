@@ -44,7 +44,8 @@ class StreamSource(StreamDataset):
     to choose from, and warns that this renders as many times as much. An iteration goes on where the one
     before it stopped, so that with `.with_epoch(n)` no two epochs are alike; with `length`, the epoch of that
     many samples is ended first. Of worker processes that is what they made: put `.with_epoch` on the pipeline
-    that they run, since behind the `WebLoader` it would throw away what they made ahead.
+    that they run, since behind the `WebLoader` it would throw away what they made ahead. What a stage such as
+    `shuffle` holds back when `.with_epoch` ends an epoch is thrown away too, as everywhere in webdataset.
 
     Args:
         stream: any `Stream`; with `image` other than "tensor", of uint8 pixels.
@@ -168,14 +169,14 @@ class StreamSource(StreamDataset):
         return (0, 1) if "split_by_worker" in self._follow else pytorch_worker_info()[2:]
 
     def _samples(self, batch: Batch) -> Sequence[Any]:
-        rows = sample_rows(batch, self.stream)
+        rows = sample_rows(batch, self.stream, keep_nan=True)  # as `tar_bytes` has it
         form = "npy" if self.image != "tensor" and batch.images.ndim == 5 else self.image
         if form == "tensor":
             parts: Any = ((image, row["label"], row) for image, row in zip(batch.images.unbind(), rows, strict=True))
         else:
             files = picture_bytes(batch.numpy().images, form)
             parts = (
-                (file, str(row["label"]).encode(), json.dumps(row, allow_nan=False).encode())
+                (file, str(row["label"]).encode(), json.dumps(row).encode())
                 for file, row in zip(files, rows, strict=True)
             )
         name = "image" if form == "tensor" else form

@@ -6,6 +6,7 @@ import copy
 import multiprocessing
 import pickle
 from itertools import islice
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -153,6 +154,8 @@ def test_epochs_repeat_and_one_started_inside_is_finished_first() -> None:
     dataset.set_epoch(3)
     assert len(dataset) == 10 and [index for images, _ in dataset for index in indices_of(images)] == list(range(100))
     assert dataset.position == 400 == dataset.position_after(10)
+    with pytest.raises(InvalidValueError, match="items .* 0 to 10 .* got 11.* each epoch by itself"):
+        dataset.position_after(11)
     dataset.set_epoch(2)
     assert len(dataset) == 5 and indices_of(next(iter(dataset))[0])[0] == 50
     unbroken = StreamDataset(Digits(), 10, length=100)
@@ -176,6 +179,16 @@ def test_the_start_can_be_moved_and_an_older_walk_ends_nothing_of_the_new() -> N
     for start in (0, 12, 8):
         endless.set_start(start)
         assert indices_of(next(iter(loader))[0])[0] == start
+
+
+def test_a_worker_that_ended_is_not_taken_for_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Spawned workers begin one after the other: the first may have ended before the last begins."""
+    dataset, got = StreamDataset(Digits(), 1, start=50, length=150), []
+    for worker in range(100):
+        info = SimpleNamespace(id=worker, num_workers=100)
+        monkeypatch.setattr("fractal_streams.torch_data.get_worker_info", lambda info=info: info)
+        got += [indices_of(images)[0] for images, _ in dataset]
+    assert got == list(range(50, 150))
 
 
 @pytest.mark.parametrize("persistent", [False, True])

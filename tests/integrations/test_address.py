@@ -135,6 +135,10 @@ WRONG = {
     "fractal-10/train/seed=0/000000001.png": "an index is 0 to 2\\*\\*63 - 1 in 8 digits",
     "fractal-10/train/seed=0/9223372036854775808.png": "an index is 0 to 2\\*\\*63 - 1",
     "fractal-10/train/seed=0/oops/endless.tar": "'oops' in .* is no setting",
+    "fractal-10/train/seed=0/shard-00000\u0661.tar": "no file 'shard-00000\u0661.tar'",
+    "fractal-10/train/seed=0/0000000\u0661.png": "no file '0000000\u0661.png'",
+    "fractal-10/train/seed=0/channels_last=no/endless.tar": "channels_last must be true or false, got 'no'",
+    "fractal-10/train/seed=0/channels_last=0/endless.tar": "channels_last must be true or false, got 0",
 }
 
 

@@ -123,6 +123,14 @@ def test_patterns_of_folders(filesystem: FractalFileSystem) -> None:
     assert filesystem.glob("fractal-10/**/*.zip") == []
 
 
+@pytest.mark.parametrize(
+    "pattern", ["*", "fractal-10/**", "fractal-10/test/seed=0/**", "fractal-10/**/seed=0", "*/test/seed=0/*7.arrow"]
+)
+def test_patterns_name_what_they_name_to_fsspec(filesystem: FractalFileSystem, pattern: str) -> None:
+    found = filesystem.glob(pattern)
+    assert len(found) == len({*found}) and {*found} == {*fsspec.AbstractFileSystem.glob(filesystem, pattern)}
+
+
 def test_a_query_is_written_as_segments() -> None:
     assert as_path("fractal-10/train/seed=1/shard-00000?.tar?height=16&image=bmp") == (
         "fractal-10/train/seed=1/height=16/image=bmp/shard-00000?.tar"
@@ -138,6 +146,8 @@ def test_braces_count_in_the_width_of_their_first_number() -> None:
         expanded("{0..9999999999999999}")
     with pytest.raises(AddressError, match="more than 1000000 paths"):
         expanded("{0..1999}/{0..1999}")
+    with pytest.raises(AddressError, match=r"{000003..000001} counts down: write {000001..000003}"):
+        expanded("shard-{000003..000001}.tar")
 
 
 @pytest.mark.parametrize(
@@ -206,6 +216,8 @@ def test_clips_are_arrays(filesystem: FractalFileSystem) -> None:
     for use in (filesystem.info, filesystem.cat_file):
         with pytest.raises(AddressError, match="clips, whose files are .npy"):
             use(f"{home}/00000003.png")
+    with pytest.raises(AddressError, match="clips, whose files are .npy"):
+        filesystem.glob(f"{home}/00000003.png")
 
 
 @pytest.mark.parametrize("extension", ["tar", "arrow"])
@@ -243,6 +255,33 @@ def test_a_part_of_a_file_is_that_part(filesystem: FractalFileSystem) -> None:
     assert filesystem.head(path, 33) == whole[:33]
     assert filesystem.tail(path, 33) == whole[-33:]
     assert names_in(whole)[0] == "00000006.png"
+
+
+@pytest.mark.parametrize("name", ["shard-000001.tar", "shard-000001.parquet", "shard-000001.jsonl", "00000003.png"])
+def test_parts_are_counted_from_the_end_as_of_bytes(filesystem: FractalFileSystem, name: str) -> None:
+    path = f"{HOME}/{name}"
+    whole = filesystem.cat_file(path)
+    beyond = len(whole) + 9
+    for start, end in ((-10, None), (-20, -5), (10, -3), (None, -4), (-beyond, 7), (10, 5), (3, beyond), (beyond, None)):
+        assert filesystem.cat_file(path, start, end) == whole[start:end], (start, end)
+    assert filesystem.cat_ranges([path, path], [0, -7], [5, None]) == [whole[:5], whole[-7:]]
+    assert filesystem.read_block(path, 10, beyond) == whole[10:] == filesystem.read_block(path, 10, None)
+
+
+def test_blocks_end_at_delimiters_also_of_a_file_without_end(filesystem: FractalFileSystem) -> None:
+    path = f"{HOME}/shard-000000.jsonl"
+    lines = filesystem.cat_file(path).splitlines(keepends=True)
+    assert filesystem.read_block(path, 5, len(lines[0]), b"\n") == lines[1]
+    assert filesystem.read_block(f"{HOME}/endless.tar", 0, 12) == b"00000000.png"
+    with pytest.raises(io.UnsupportedOperation, match="no end"):
+        filesystem.cat_file(f"{HOME}/endless.tar", -5)
+
+
+def test_a_single_file_is_bytes_wherever_its_settings_stand(filesystem: FractalFileSystem) -> None:
+    plain = filesystem.cat(f"{HOME}/00000003.png")
+    assert filesystem.cat("fractal://fractal-10/train/seed=0/00000003.png?height=8&width=8") == plain
+    several = filesystem.cat("fractal://fractal-10/train/seed=0/shard-00000[01].tar?height=8&width=8&samples=6")
+    assert several == {path: filesystem.cat_file(path) for path in (f"{HOME}/shard-{k:06d}.tar" for k in (0, 1))}
 
 
 def test_parquet_is_made_once_for_readers_that_open_it_twice(

@@ -76,10 +76,11 @@ def test_samples_have_the_keys_that_webdataset_wants() -> None:
             assert (torch.stack(images).numpy() == expected.images).all() and list(labels) == expected.labels.tolist()
 
 
-def test_a_pipeline_for_tars_runs_unchanged_and_gives_what_the_tar_gives(tmp_path: Any) -> None:
+@pytest.mark.parametrize("preset", ["fractal-10", "fractal-families"])  # of these, each has parameters of its own
+def test_a_pipeline_for_tars_runs_unchanged_and_gives_what_the_tar_gives(preset: str, tmp_path: Any) -> None:
     from fractal_streams.integrations.containers.tar import TAR_END, tar_bytes
 
-    stream = open_stream("fractal-10", device="cpu", height=8, width=8)
+    stream = open_stream(preset, device="cpu", height=8, width=8)
     path = tmp_path / "shard-000000.tar"
     path.write_bytes(tar_bytes(stream, stream.generate(range(12))) + TAR_END)
     stored = wds.WebDataset(str(path), shardshuffle=False)
@@ -88,6 +89,8 @@ def test_a_pipeline_for_tars_runs_unchanged_and_gives_what_the_tar_gives(tmp_pat
         assert {name: theirs[name] for name in ("__key__", "png", "cls", "json")} == {
             name: ours[name] for name in ("__key__", "png", "cls", "json")
         }
+    decoded = next(iter(wds.WebDataset(str(path), shardshuffle=False).decode()))["json"]
+    assert repr(next(iter(StreamPipeline(stream)))["json"]) == repr(decoded)  # nan is not equal to itself
 
 
 def test_clips_are_npy() -> None:
