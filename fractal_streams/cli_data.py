@@ -123,12 +123,13 @@ def run(
     from fractal_streams.integrations.script import own_traceback, run_script
 
     path = script.expanduser()
+    whole_path = path.absolute()
     try:
         code = run_script(path, context.args, seed=seed, length=length, device=device)
     except FractalStreamsError:
         raise
     except Exception as error:  # the script's own, shown as python would
-        traceback.print_exception(error.with_traceback(own_traceback(error, path)))
+        traceback.print_exception(error.with_traceback(own_traceback(error, whole_path)))
         code = 1
     raise typer.Exit(code)
 

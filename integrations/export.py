@@ -288,7 +288,7 @@ def write_piece(job: Job, piece: Piece, workers: int, tell: Callable[[int], Any]
         try:
             with job.place.writing(piece) as path, contextlib.closing(blocks(job.made, piece, workers, tell)) as made:
                 job.made.write(path, piece, made)
-                return job.place.commit(piece, path)
+                return job.place.commit(piece, path, job.made.files(piece))
         except FileNotFoundError:  # another run made this piece too, and cleared up behind itself
             record = job.place.records().get(piece.name)
             if record is not None and job.place.intact(record, job.made.files(piece), True):

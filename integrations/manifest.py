@@ -13,6 +13,7 @@ import contextlib
 import hashlib
 import json
 import os
+import re
 import secrets
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -24,6 +25,8 @@ from fractal_streams.errors import InvalidValueError, VersionError
 
 MANIFEST = "manifest.json"
 HIDDEN = ".export"
+OWN = re.compile(re.escape(HIDDEN) + r"(\.[0-9a-f]{12})?")
+"""Names that the hidden folder has, laid out and before; what else begins so is another's."""
 MANIFEST_VERSION = 1
 ATTEMPTS = 5
 """Times that a folder is looked at anew, if another rank changes it in between."""
@@ -88,15 +91,15 @@ class ExportFolder:
             InvalidValueError: the folder holds other things, or an export of another plan; names the difference.
             VersionError: it was begun by another version of this package, and is not complete.
         """
-        if self.root.exists() and not self.root.is_dir():
-            raise InvalidValueError(f"{str(self.root)!r} is a file: name a folder to export to")
+        if (self.root.exists() or self.root.is_symlink()) and not self.root.is_dir():
+            raise InvalidValueError(f"{str(self.root)!r} is a file, or a link to nothing: name a folder to export to")
         for _ in range(ATTEMPTS):
             found = self._held()
             if found is not None:
                 self._refuse_other_plan(found)
                 return
             here = [each.name for each in self.root.iterdir()] if self.root.exists() else []
-            others = sorted(name for name in here if not name.startswith(HIDDEN))
+            others = sorted(name for name in here if not OWN.fullmatch(name))
             if not others:
                 self._lay_out()
             elif self._held() is None:  # unless another rank has begun since
@@ -135,14 +138,15 @@ class ExportFolder:
         finally:
             discard(path)
 
-    def commit(self, piece: Piece, written: Path) -> Record:
-        """Put a piece that was written whole, a file or a folder of files, in its place, and record it.
+    def commit(self, piece: Piece, written: Path, files: Sequence[str]) -> Record:
+        """Put a piece that was written whole, a file or a folder of these files, in its place, and record it.
 
         Raises:
+            FileNotFoundError: another run, which has made this piece too, took some of it away.
             VersionError: its bytes are not those that were recorded for it before.
         """
-        files = files_within(written) if written.is_dir() else [piece.name]
-        sha256, size = fingerprint(written, files if written.is_dir() else [""])
+        many = written.is_dir()
+        sha256, size = fingerprint(written, files if many else [""])
         record = Record(**asdict(piece), bytes=size, sha256=sha256)
         known = self._record(piece)
         if known is not None and known != record:
@@ -153,7 +157,6 @@ class ExportFolder:
             )
         for folder in {(self.root / name).parent for name in files}:
             folder.mkdir(parents=True, exist_ok=True)
-        many = written.is_dir()
         for name in files:
             os.replace(f"{written}/{name}" if many else written, f"{self.root}/{name}")
         if not (self.root / MANIFEST).exists():
@@ -188,7 +191,7 @@ class ExportFolder:
         if not complete:
             ordered = [asdict(found[piece.name]) for piece in pieces]
             self._place(self.root / MANIFEST, as_json({**self.plan, "shards": ordered}))
-        for left in self.root.glob(f"{HIDDEN}*"):
+        for left in [path for path in self.root.iterdir() if OWN.fullmatch(path.name)]:
             discard(left)
         return 0
 
@@ -282,12 +285,6 @@ def differences(held: Any, asked: Any, place: str = "") -> Iterator[tuple[str, A
             yield from differences(held.get(name), asked.get(name), f"{place}.{name}" if place else name)
     elif held != asked:
         yield place, held, asked
-
-
-def files_within(folder: Path) -> list[str]:
-    """The files under a folder, relative to it, with forward slashes, in order."""
-    places = ((Path(place).relative_to(folder).as_posix(), names) for place, _, names in os.walk(folder))
-    return sorted(name if place == "." else f"{place}/{name}" for place, names in places for name in names)
 
 
 def discard(path: Path) -> None:

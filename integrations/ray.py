@@ -125,7 +125,8 @@ def ray_export(
     Args:
         source, format, num, shards, image, verify, progress, settings: as of `export`.
         folder: on a file system that all workers share.
-        writers: actors; None takes as many as the cluster's free CPUs and GPUs hold, at most one for a shard.
+        writers: actors; None takes as many as the cluster's CPUs and GPUs hold, which is the most, and at most one
+            for a shard.
         num_cpus, num_gpus: of each actor; it renders with that many threads, and makes files with as many.
 
     Raises:
@@ -170,19 +171,18 @@ class Writer:
 
 
 def number_of_writers(asked: int | None, cpus: int, gpus: float, pieces: int) -> int:
-    """As many as the cluster holds, and no more than there are pieces."""
-    if asked is not None:
-        return min(whole(asked, "writers", 1, 2**20, "actors"), max(1, pieces))
+    """As many as the cluster holds, and no more than there are pieces; one without room would wait for ever."""
+    wanted = None if asked is None else min(whole(asked, "writers", 1, 2**20, "actors"), max(1, pieces))
     there = ray.cluster_resources()
     room = int(there.get("CPU", 1) // cpus)
     if gpus:
         room = min(room, int(there.get("GPU", 0) // gpus))
-    if room < 1:
+    if room < (wanted or 1):
         raise InvalidValueError(
-            f"a writer of num_cpus={cpus}, num_gpus={gpus} has no room in this cluster of {there.get('CPU', 0)} CPUs "
-            f"and {there.get('GPU', 0)} GPUs: ask for less"
+            f"writers={wanted or 1} of num_cpus={cpus}, num_gpus={gpus} each, and this cluster of "
+            f"{there.get('CPU', 0)} CPUs and {there.get('GPU', 0)} GPUs has room for {room}: ask for less"
         )
-    return min(room, max(1, pieces))
+    return wanted or min(room, max(1, pieces))
 
 
 def opened(source: Any, settings: dict[str, Any]) -> Stream:

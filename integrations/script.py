@@ -122,19 +122,20 @@ def run_script(
     }
     if device != "auto":
         resolve_device(device)
-    with swapped(settings), as_main(found, words), spawned_alike(found, settings):
+    whole_path = found.absolute()  # a script may leave this folder
+    with swapped(settings), as_main(found, words), spawned_alike(whole_path, settings):
         try:
-            runpy.run_path(str(found), run_name="__main__")
+            runpy.run_path(str(whole_path), run_name="__main__")
         except SystemExit as end:
             return exit_code(end)
         except Exception as error:
-            error.__traceback__ = own_traceback(error, found)
+            error.__traceback__ = own_traceback(error, whole_path)
             raise
     return 0
 
 
 def own_traceback(error: BaseException, path: str | Path) -> TracebackType | None:
-    """The part of a traceback that begins in the script: what `python PATH` would show."""
+    """The part of a traceback that begins in the script of this whole path: what `python PATH` would show."""
     place = error.__traceback__
     while place is not None and place.tb_frame.f_code.co_filename != str(path):
         place = place.tb_next
@@ -208,7 +209,7 @@ def spawned_alike(path: Path, settings: dict[str, Any]) -> Iterator[None]:
             told["init_main_from_path"] = str(Path(__file__).with_name("script_worker.py"))
         return told
 
-    os.environ[SETTINGS] = json.dumps({"path": str(path.resolve()), "settings": settings})
+    os.environ[SETTINGS] = json.dumps({"path": str(path), "settings": settings})
     try:
         with replaced(multiprocessing.spawn, "get_preparation_data", preparation):
             yield

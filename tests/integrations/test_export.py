@@ -128,6 +128,19 @@ def test_datasets_loads_the_folder_of_parquet_files(format: str, tmp_path: Path)
             assert np.array_equal(np.asarray(row["image"]), hwc(source[split], index))
 
 
+def test_a_card_names_classes_in_all_letters(tmp_path: Path) -> None:
+    datasets = pytest.importorskip("datasets")
+    titles = ["\U0001f600 smile", "a: b", '"quoted"', "\u65e5", "- dash", "# hash", "null", "10", "\\u0041", "\xe9\x7f"]
+
+    class Titled(NumberedPictures):
+        def class_title(self, label: int) -> str:
+            return titles[label]
+
+    export(Titled(), tmp_path / "made", format="hub", num=20, progress=False)
+    builder = datasets.load_dataset_builder(str(tmp_path / "made"), cache_dir=str(tmp_path / "cache"))
+    assert builder.info.features["label"].names == titles
+
+
 def test_pandas_reads_parquet(tmp_path: Path) -> None:
     pandas, image = pytest.importorskip("pandas"), pytest.importorskip("PIL.Image")
     stream = fractals()
@@ -480,6 +493,27 @@ def test_two_runs_of_the_same_export_at_once(unbroken: Any, tmp_path: Path) -> N
     assert tree(tmp_path / "made") == unbroken("webdataset")
 
 
+@pytest.mark.parametrize("at", [1, 3, 5])
+def test_another_run_may_make_the_same_piece_meanwhile(
+    at: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fractal_streams.integrations.export_formats.MAX_BLOCK", 5)
+    asked: dict[str, Any] = {"num": 30, "shards": 1, "workers": 1, "progress": False}
+    blocks = 0
+
+    class Overtaken(NumberedPictures):
+        def generate(self, indices: Any) -> Any:
+            nonlocal blocks
+            blocks += len(indices) > 0
+            if len(indices) and blocks == at:
+                export(NumberedPictures(clips=True), tmp_path / "made", **asked)
+            return super().generate(indices)
+
+    report = export(Overtaken(clips=True), tmp_path / "made", **asked)
+    export(NumberedPictures(clips=True), tmp_path / "wanted", **asked)
+    assert report.complete and tree(tmp_path / "made") == tree(tmp_path / "wanted")
+
+
 # What is refused
 
 
@@ -524,7 +558,15 @@ def test_a_folder_with_other_things_is_refused_and_left_alone(tmp_path: Path) ->
         numbered(tmp_path)
     with pytest.raises(InvalidValueError, match="is a file"):
         numbered(tmp_path / "thesis.tex")
-    (tmp_path / "thesis.tex").unlink()
+    (tmp_path / "gone").symlink_to(tmp_path / "nowhere")
+    with pytest.raises(InvalidValueError, match="a link to nothing"):
+        numbered(tmp_path / "gone")
+    (tmp_path / "gone").unlink()
+    (tmp_path / "thesis.tex").rename(tmp_path / ".exported-thesis.tex")  # begins as our own folder does
+    with pytest.raises(InvalidValueError, match=r"holds other things \(.exported-thesis.tex\)"):
+        numbered(tmp_path)
+    assert (tmp_path / ".exported-thesis.tex").read_text() == "x"
+    (tmp_path / ".exported-thesis.tex").unlink()
     (tmp_path / "manifest.json").write_text('{"name": "a web page"}')
     with pytest.raises(InvalidValueError, match="not the manifest of an export"):
         numbered(tmp_path)

@@ -81,6 +81,8 @@ told["refused"] = [
     refused(FractalDatasource, streams["train"], num=5, seed=1),
     refused(ray_export, "fractal-10", folder + "/gpus", format="npz", num=5, num_gpus=999, **quiet, **asked),
     refused(ray_export, "fractal-10", folder + "/tar", format="npz", num=5, **quiet, **asked),
+    refused(ray_export, "fractal-10", folder + "/wide", format="npz", num=5, shards=5, writers=5, num_cpus=64,
+            **quiet, **asked),
 ]
 
 class Broken(NumberedPictures):
@@ -150,7 +152,15 @@ def test_what_is_wrong_is_said_before_ray_works(cluster: Any) -> None:
     folder, told = cluster
     for message, words in zip(
         told["refused"],
-        ("num must be a whole", "did you mean", "dtype='uint8'", "open already", "999 has no room", "holds an export"),
+        (
+            "num must be a whole",
+            "did you mean",
+            "dtype='uint8'",
+            "open already",
+            "num_gpus=999",
+            "an export",
+            "room for",
+        ),
         strict=True,
     ):
         assert words in message

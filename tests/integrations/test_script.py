@@ -285,6 +285,24 @@ def test_the_exit_code_is_the_scripts(said: str, code: int, tmp_path: Path, caps
     assert ("no data\n" in capsys.readouterr().err) == (said == "'no data'")
 
 
+def test_a_script_finds_its_own_folder_wherever_it_goes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    written(
+        tmp_path,
+        "import os, pathlib, sys\nos.chdir('/')\n"
+        "sys.exit(int((pathlib.Path(__file__).resolve().parent / 'code.txt').read_text()))\n",
+    )
+    (tmp_path / "code.txt").write_text("5")
+    monkeypatch.chdir(tmp_path)
+    assert run_script("main.py") == 5
+    assert Path.cwd() == Path("/")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "code.txt").write_text("many")
+    with pytest.raises(ValueError, match="many") as caught:
+        run_script("main.py")
+    own = script.own_traceback(caught.value, tmp_path / "main.py")
+    assert own is not None and own.tb_lineno == 3
+
+
 def test_a_failing_scripts_traceback_is_its_own(tmp_path: Path) -> None:
     text = "def inner():\n try:\n  {}['a']\n except KeyError:\n  raise ZeroDivisionError('mine')\ninner()\n"
     path = written(tmp_path, text)
