@@ -181,9 +181,8 @@ class StreamDataset(IterableDataset[Any]):
             13312
         """
         course = self.course()
-        left = f"items of what is left of its epoch of {self.length} samples: count each epoch by itself"
-        whole(items, "items", 0, course.total, left if self.length else "items received")
-        return course.position(items)
+        unit = "received in one epoch, each counted by itself," if self.length else "received"
+        return course.position(whole(items, "items", 0, course.total, unit))
 
     def set_start(self, start: int) -> None:
         """Makes the iterations to come begin at another `start`, and in its epoch, in persistent workers too."""

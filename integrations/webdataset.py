@@ -61,7 +61,8 @@ class StreamSource(StreamDataset):
 
     Raises:
         InvalidValueError: a value out of its range, named; batches or a transform of bytes.
-        ShardingError: when iteration begins, another number of workers than before, or as of `StreamDataset`.
+        ShardingError: when iteration begins, another number of workers than before, or as of `StreamDataset`; of
+            an iteration that goes on when a later one has begun.
 
     Example:
         >>> import webdataset as wds
@@ -100,6 +101,7 @@ class StreamSource(StreamDataset):
         self.image = image
         self.url = f"fractal-stream:{stream.digest()}"
         self._follow: set[str] = set()
+        self._walks = 0
         # In shared memory, since the worker processes of the next epoch are new ones. Row 0 is a single reader's.
         self._rows = torch.zeros(1 + READERS, COLUMNS, dtype=torch.int64).share_memory_()
 
@@ -120,11 +122,18 @@ class StreamSource(StreamDataset):
         course = self._course or self.course()
         epoch = self._epoch(course)
         row[:] = (*way, course.position(0), epoch, self._step)
+        self._walks += 1
+        walk = self._walks
         for item in items:
             row[STEP] = self._step
             if self.length is not None and self._step >= course.count:
                 row[POSITION:] = ((epoch + 1) * self.length, epoch + 1, first)
             yield item
+            if walk != self._walks:
+                raise ShardingError(
+                    "a later iteration of this StreamSource went on from here, so that this one would give the same "
+                    "samples again: read the latest one, or make a StreamSource for each"
+                )
         if self.length is not None:
             row[POSITION:] = ((epoch + 1) * self.length, epoch + 1, first)
 

@@ -154,7 +154,7 @@ def test_epochs_repeat_and_one_started_inside_is_finished_first() -> None:
     dataset.set_epoch(3)
     assert len(dataset) == 10 and [index for images, _ in dataset for index in indices_of(images)] == list(range(100))
     assert dataset.position == 400 == dataset.position_after(10)
-    with pytest.raises(InvalidValueError, match="items .* 0 to 10 .* got 11.* each epoch by itself"):
+    with pytest.raises(InvalidValueError, match="items .* 0 to 10 received in one epoch, .* got 11"):
         dataset.position_after(11)
     dataset.set_epoch(2)
     assert len(dataset) == 5 and indices_of(next(iter(dataset))[0])[0] == 50

@@ -262,7 +262,8 @@ def test_parts_are_counted_from_the_end_as_of_bytes(filesystem: FractalFileSyste
     path = f"{HOME}/{name}"
     whole = filesystem.cat_file(path)
     beyond = len(whole) + 9
-    for start, end in ((-10, None), (-20, -5), (10, -3), (None, -4), (-beyond, 7), (10, 5), (3, beyond), (beyond, None)):
+    bounds = ((-10, None), (-20, -5), (10, -3), (None, -4), (-beyond, 7), (10, 5), (3, beyond), (beyond, None))
+    for start, end in bounds:
         assert filesystem.cat_file(path, start, end) == whole[start:end], (start, end)
     assert filesystem.cat_ranges([path, path], [0, -7], [5, None]) == [whole[:5], whole[-7:]]
     assert filesystem.read_block(path, 10, beyond) == whole[10:] == filesystem.read_block(path, 10, None)

@@ -187,6 +187,17 @@ def test_a_look_at_the_pipeline_first_loses_nothing(monkeypatch: pytest.MonkeyPa
             next(iter(pipeline))
 
 
+def test_an_older_iterator_is_refused_and_gives_no_sample_twice() -> None:
+    source = StreamSource(Digits())
+    older = iter(source)
+    assert spelled(islice(older, 2)) == [0, 1]
+    newer = iter(source)
+    assert spelled(islice(newer, 2)) == [2, 3]
+    with pytest.raises(ShardingError, match="later iteration"):
+        next(older)
+    assert spelled(islice(newer, 2)) == [4, 5]
+
+
 def test_an_epoch_that_was_begun_inside_is_ended_first() -> None:
     source = StreamSource(Digits(), start=250, length=100)
     assert spelled(source) == list(range(50, 100)) and spelled(source) == list(range(100))
