@@ -11,7 +11,7 @@ from typing import Any, BinaryIO
 from fractal_streams.integrations.address import Address
 from fractal_streams.integrations.containers.lazy import Blocks, opened
 from fractal_streams.integrations.containers.pictures import picture_bytes, picture_size
-from fractal_streams.integrations.containers.samples import is_clips, sample_json
+from fractal_streams.integrations.containers.samples import block_rows, is_clips, sample_json
 from fractal_streams.integrations.containers.tar import TAR_END, tar_bytes
 
 import fractal_streams
@@ -55,7 +55,7 @@ def file_blocks(address: Address) -> Blocks:
     stream = address.open_stream()
     encode, head, tail = _encoding(address, stream)
     indices = address.indices or range(address.start, MAX_INDEX + 1)
-    rows = _block_rows(stream)
+    rows = block_rows(stream, BLOCK_BYTES, BLOCK)
 
     def block(k: int) -> bytes:
         return encode(stream.generate(indices[k * rows : (k + 1) * rows]))
@@ -103,13 +103,6 @@ def _encoding(address: Address, stream: Stream) -> tuple[Callable[[Any], bytes],
         return tables.jsonl_bytes(stream, batch, images=images)
 
     return lines, b"", b""
-
-
-def _block_rows(stream: Stream) -> int:
-    pixels = 1
-    for size in stream.generate(range(0)).images.shape[1:]:
-        pixels *= size
-    return max(1, min(BLOCK, BLOCK_BYTES // pixels))
 
 
 def _sample(address: Address) -> bytes:

@@ -79,6 +79,12 @@ def is_clips(stream: Stream) -> bool:
     return len(stream.generate(range(0)).images.shape) == 5
 
 
+def block_rows(stream: Stream, most_bytes: int, most: int) -> int:
+    """How many samples of a stream are rendered together: as many as have so many bytes, at least one."""
+    pixels = int(np.prod(stream.generate(range(0)).images.shape[1:]))
+    return max(1, min(most, most_bytes // pixels))
+
+
 def class_names(stream: Stream) -> list[str] | None:
     """The names of all classes, or None where there are too many to list, or two have one name."""
     if stream.num_classes > MAX_CLASS_NAMES:

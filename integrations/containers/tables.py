@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from fractal_streams.integrations.containers.pictures import bmp_array, checked_form, png_array, png_bytes
 from fractal_streams.integrations.containers.samples import (
+    block_rows,
     checked_uint8,
     class_names,
     is_clips,
@@ -169,12 +170,6 @@ def jsonl_bytes(stream: Stream, batch: Any, *, images: Sequence[str] | None = No
     if images is not None:
         rows = [{"image": place, **row} for place, row in zip(images, rows, strict=True)]
     return b"".join(json.dumps(row, allow_nan=False).encode() + b"\n" for row in rows)
-
-
-def block_rows(stream: Stream, most_bytes: int, most: int) -> int:
-    """How many samples of a stream are rendered together: as many as have so many bytes, at least one."""
-    pixels = int(np.prod(stream.generate(range(0)).images.shape[1:]))
-    return max(1, min(most, most_bytes // pixels))
 
 
 def _binary(files: Any) -> pa.Array:
