@@ -70,7 +70,7 @@ class FractalFileSystem(AbstractFileSystem):  # type: ignore[misc]
         if is_folder(path):
             return {"name": path, "size": 0, "type": "directory"}
         address = Address.parse(path)
-        return {"name": path, "size": file_size(address), "type": "file", "ETag": entity_tag(address)}
+        return FileInfo(name=path, size=file_size(address), type="file", ETag=entity_tag(address))
 
     def ls(self, path: str, detail: bool = True, **settings: Any) -> list[Any]:
         """What a folder holds, or the file itself."""
@@ -115,6 +115,20 @@ class FractalFileSystem(AbstractFileSystem):  # type: ignore[misc]
             whole = length is None and not delimiter
             return bytes(read_block(file, offset, -1 if whole else length, delimiter))
 
+    def get_file(self, rpath: str, lpath: Any, *arguments: Any, **settings: Any) -> Any:
+        """Copy a file to a local place.
+
+        Raises:
+            InvalidValueError: an endless file, which would fill the disk.
+        """
+        path = self._plain(rpath)
+        if not is_folder(path) and Address.parse(path).indices is None:
+            raise InvalidValueError(
+                f"{path} has no end and can't be copied: read it as it is made (datasets: streaming=True), or name "
+                f"shards"
+            )
+        return super().get_file(rpath, lpath, *arguments, **settings)
+
     def _open(self, path: str, mode: str = "rb", **settings: Any) -> BinaryIO:
         if mode != "rb":
             raise read_only(path)
@@ -134,6 +148,17 @@ class FractalFileSystem(AbstractFileSystem):  # type: ignore[misc]
 
     mkdir = mkdirs = makedirs = makedir = rmdir = rm = rm_file = _rm = delete = touch = pipe_file = pipe = _refuse
     cp_file = copy = cp = mv = move = rename = put_file = put = upload = _refuse_copy
+
+
+class FileInfo(dict[str, Any]):
+    """What `info` says of a file; `get` takes a size that is None for none at all.
+
+    `datasets` compares what get("size", 0) gives with a number, before it copies 16 files or more.
+    """
+
+    def get(self, key: str, default: Any = None) -> Any:
+        found = super().get(key)
+        return default if found is None else found
 
 
 def copy_shards(urls: Iterable[str], out: BinaryIO) -> int:

@@ -12,11 +12,11 @@ import tempfile
 import warnings
 from collections.abc import Mapping
 from copy import deepcopy
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
-from fractal_streams.integrations.address import KEPT_OUT, Address
+from fractal_streams.integrations.address import KEPT_OUT, MIN_DIGEST, Address
 from fractal_streams.integrations.containers.tables import arrow_schema, record_batch
 
 from fractal_streams import __version__
@@ -33,7 +33,8 @@ except ImportError as error:
 
 CONTAINERS = ("parquet", "arrow", "tar")
 LENGTHS = {"train": 50_000, "validation": 10_000, "test": 10_000}
-SHARD = 1000
+SHARDS, SHARD = 48, 1000
+"""Files of a split, a multiple of which most ranks and workers get equal parts; the most samples of one."""
 MAX_LENGTH = 10**9
 MARK = "fractal_streams"
 """The key in a README's head that tells a stub from a folder of somebody's own."""
@@ -85,13 +86,17 @@ def write_stub(
     name, changed = addressed(source)
     asked = {"seed": seed, "device": "cpu", **changed, **settings}
     stream = open_stream(name, **{**asked, "split": next(iter(lengths))})
+    digest = stream.digest()[:MIN_DIGEST]  # of the spec: the README never comes to mean another stream
     addresses = {
-        split: Address(source=name, split=split, seed=seed, settings=tuple({**changed, **settings}.items()))
+        split: Address(
+            source=name, split=split, seed=seed, digest=digest, settings=tuple({**changed, **settings}.items())
+        )
         for split in lengths
     }
     for split, address in addresses.items():
-        read = Address.parse(f"{address}/shard-000000.{container}").open_stream()
-        if read.digest() != open_stream(name, **{**asked, "split": split}).digest():
+        asked_for = open_stream(name, **{**asked, "split": split}).digest()
+        read = Address.parse(f"{replace(address, digest=None)}/shard-000000.{container}").open_stream()
+        if read.digest() != asked_for:
             raise InvalidValueError(f"{address} is read as another stream than was asked for: export it instead")
     text = card(stream, addresses, lengths, container)
     place = Path(folder).absolute()
@@ -142,14 +147,14 @@ def is_plain(value: Any) -> bool:
 
 
 def shards(address: Address, length: int, container: str) -> list[str]:
-    """Patterns of addresses whose files hold samples 0 to length - 1, the last file perhaps a smaller one."""
-    full, rest = divmod(length, SHARD)
-    parts = [(0, SHARD, full), (full * SHARD, rest, 1)]
-    own = {"source": address.source, "split": address.split, "seed": address.seed, "settings": address.settings}
+    """Patterns of addresses whose files share samples 0 to length - 1, the first of them one more if they must."""
+    count = min(length, SHARDS * -(-length // (SHARDS * SHARD)))
+    each, longer = divmod(length, count)
+    parts = [(0, each + 1, longer), (longer * (each + 1), each, count - longer)]
     return [
-        f"{Address(**own, start=start, samples=samples, shards=count)}/shard-*.{container}"
-        for start, samples, count in parts
-        if samples and count
+        f"{replace(address, start=start, samples=samples, shards=files)}/shard-*.{container}"
+        for start, samples, files in parts
+        if files
     ]
 
 

@@ -13,13 +13,16 @@ import numpy as np
 import pytest
 
 datasets = pytest.importorskip("datasets")
+fsspec = pytest.importorskip("fsspec")
 yaml = pytest.importorskip("yaml")
 
+from fractal_streams.integrations import address
+from fractal_streams.integrations.address import Address
 from fractal_streams.integrations.stub import is_stub, size_category, write_stub
 
 from fractal_streams import Mixture, open_stream
 from fractal_streams.errors import FractalStreamsError, InvalidValueError, UnknownNameError
-from fractal_streams.presets import find_preset
+from fractal_streams.presets import PRESETS, find_preset
 from fractal_streams.priors import Uniform
 
 OWN_PRIORS = find_preset("fractal-10").replace(priors={"power": Uniform(1.0, 2.0)})
@@ -73,6 +76,44 @@ def test_datasets_reads_the_stream(container: str, tmp_path: Path) -> None:
         rows = [next(endless) for _ in range(1500)]
         stream = open_stream("fractal-10", seed=5, device="cpu", **SMALL)
         assert [row[label] for row in rows] == stream.labels(range(1500)).tolist()
+
+
+@pytest.mark.parametrize("length", [1, 3, 47, 49, 1100, 50_000, 48_001, 1_281_167])
+def test_files_share_the_samples_and_ranks_share_the_files(length: int, tmp_path: Path) -> None:
+    card = write_stub(tmp_path / "stub", "fractal-10", splits={"test": length}, **SMALL)
+    covered, sizes = 0, set()
+    for pattern in head(card)["configs"][0]["data_files"][0]["path"]:
+        files = fsspec.filesystem("fractal").glob(pattern)
+        for file in files:
+            held = Address.parse(file).indices
+            assert held is not None and held.start == covered
+            covered, sizes = held.stop, sizes | {len(held)}
+    count = len(datasets.load_dataset(str(card.parent), split="test", streaming=True)._ex_iterable.kwargs["files"])
+    assert covered == length and max(sizes) <= min(1000, min(sizes) + 1)
+    assert count == length or count % 48 == 0
+
+
+def test_a_stub_never_comes_to_mean_another_stream(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> None:
+    request.addfinalizer(address._open.cache_clear)
+    folder = str(write_stub(tmp_path / "stub", "fractal-10", splits={"train": 3}, **SMALL).parent)
+    asked = {"split": "train", "cache_dir": str(tmp_path / "cache")}
+    assert len(datasets.load_dataset(folder, **asked)) == 3
+    monkeypatch.setitem(PRESETS, "fractal-10", find_preset("fractal-10").replace(iterations=7))  # a later version's
+    address._open.cache_clear()
+    for streaming in (True, False):
+        with pytest.raises(InvalidValueError, match="fractal-10 is not what it was when digest="):
+            datasets.load_dataset(folder, streaming=streaming, **asked)
+    write_stub(folder, "fractal-10", splits={"train": 3}, force=True, **SMALL)
+    wanted = open_stream("fractal-10", device="cpu", **SMALL)[2].image
+    assert np.array_equal(np.asarray(datasets.load_dataset(folder, **asked)[2]["image"]).transpose(2, 0, 1), wanted)
+
+
+def test_an_endless_config_is_not_downloaded(tmp_path: Path) -> None:
+    folder = str(write_stub(tmp_path / "stub", "fractal-10", splits={"train": 3}, **SMALL).parent)
+    with pytest.raises(InvalidValueError, match=r"endless\.arrow has no end.*streaming=True"):
+        datasets.load_dataset(folder, "endless", split="train", cache_dir=str(tmp_path / "cache"))
 
 
 def test_clips_and_specs(tmp_path: Path) -> None:
