@@ -81,16 +81,24 @@ class Zip:
 
 
 def files_below(path: Path) -> list[str]:
-    """The path within the folder of every file below it that is not hidden, with "/" between folders."""
+    """The path within the folder of every file below it that is not hidden, with "/" between folders.
+
+    Links are followed, but not to a folder that the link itself lies in.
+    """
     found = []
     for place, folders, files in os.walk(path, followlinks=True):
-        folders[:] = [name for name in folders if not is_hidden(name)]
-        inner = Path(place).relative_to(path)
+        here = Path(place)
+        inner = here.relative_to(path)
+        above = {each.resolve() for each in (here, *list(here.parents)[: len(inner.parts)])}
+        folders[:] = [name for name in folders if not is_hidden(name) and (here / name).resolve() not in above]
         found += [(inner / name).as_posix() for name in files if not is_hidden(name)]
     return found
 
 
 def file_facts(path: Path, name: str) -> list[Any]:
-    """Name, bytes and time of last change, ns."""
-    found = path.stat()
+    """Name, bytes and time of last change, ns; the name alone where there is no file: who reads it says so."""
+    try:
+        found = path.stat()
+    except OSError:
+        return [name]
     return [name, found.st_size, found.st_mtime_ns]

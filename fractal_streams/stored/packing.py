@@ -75,7 +75,7 @@ def pack(
     """
     one_of(on_error, "on_error", ("raise", "skip"))
     chosen = PackSettings.of(**settings)
-    opened, folder = source_of(source, chosen), Path(folder)
+    opened, folder = source_of(source, chosen), Path(folder).resolve()  # what a link names is replaced, not the link
     key = key_of(opened, chosen)
     if (there := existing(folder, key, chosen, overwrite)) is not None:
         return refuse_skipped(there, on_error)

@@ -83,7 +83,10 @@ def decoded(payload: Any) -> UInt8:
             raise ValueError("it holds real numbers, whose range is not known; store it with levels of 8 or 16 bits")
         if image.mode.startswith("I"):
             levels = np.asarray(image)
-            if levels.min() < 0 or levels.max() > 65535:
+            # Low levels in 32 bits are as likely of 8 bits: their upper halves would be black.
+            if levels.min() < 0 or levels.max() > 65535 or (image.mode == "I" and 0 < levels.max() < 256):
                 raise ValueError(f"its levels, {levels.min()} to {levels.max()}, are not of 16 bits")
             return np.repeat((levels >> 8).astype(np.uint8)[:, :, None], 3, axis=2)
+        if image.mode == "P" and "transparency" in image.info:  # Pillow warns of what it drops otherwise
+            image = image.convert("RGBA")
         return np.asarray(image.convert("RGB"))

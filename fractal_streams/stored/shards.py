@@ -50,7 +50,7 @@ class Shards:
                 if key is None:
                     yield Skipped(path.name, next(members)[1])
                 else:
-                    yield from self._sample(path.name, key, {kind: data for _, kind, data in members})
+                    yield from self._sample(path.name, key, [(kind, data) for _, kind, data in members])
 
     def _members(self, path: Path) -> Iterator[Member]:
         """Key, ending and, where it is needed, content of each file; at last the reason why no more can be read."""
@@ -59,13 +59,13 @@ class Shards:
             with tarfile.open(path, mode="r:*") as archive:
                 for member in archive:
                     name = member.name
-                    if not member.isfile() or is_hidden(name):
+                    if not (member.isfile() or member.islnk() or member.issym()) or is_hidden(name):
                         continue
                     folder, _, file = name.rpartition("/")
                     stem, _, kind = file.lower().partition(".")
                     stem = file[: len(stem)]
-                    opened = archive.extractfile(member) if kind in WANTED else None
-                    yield f"{folder}/{stem}" if folder else stem, kind, opened.read() if opened else None
+                    data = content(archive, member) if kind in WANTED else None
+                    yield f"{folder}/{stem}" if folder else stem, kind, data
                 if archive.fileobj is not None:
                     archive.fileobj.seek(archive.offset)
                     if not archive.fileobj.read(1):  # tarfile takes this for a whole archive
@@ -73,7 +73,15 @@ class Shards:
         except (tarfile.TarError, OSError, EOFError, zlib.error) as error:
             yield None, f"no tar archive, or one cut short, at {name}: {error}", None
 
-    def _sample(self, shard: str, key: str, members: dict[str, Any]) -> Iterator[Entry | Skipped]:
+    def _sample(self, shard: str, key: str, given: list[tuple[str, Any]]) -> Iterator[Entry | Skipped]:
+        members = dict(given)
+        for kind in filter(WANTED.__contains__, members):
+            if sum(each == kind for each, _ in given) > 1:
+                yield Skipped(f"{shard}/{key}", f"the archive holds its {kind} twice in a row")
+                return
+            if members[kind] is None:
+                yield Skipped(f"{shard}/{key}", f"its {kind} is a link to nothing in the archive")
+                return
         kinds = [kind for kind in (*PICTURE_ENDINGS, ARRAY) if members.get(kind) is not None]
         self.ignored += sum(data is None for data in members.values()) + max(0, len(kinds) - 1)
         if not kinds:
@@ -88,6 +96,15 @@ class Shards:
             return
         for number, frame in enumerate(frames):
             yield Entry(name if len(frames) == 1 else f"{name}#{number:06d}", name, label, frame)
+
+
+def content(archive: tarfile.TarFile, member: tarfile.TarInfo) -> bytes | None:
+    """The bytes of a file, of a link those of the file in the archive that it names; None if it names none."""
+    try:
+        opened = archive.extractfile(member)
+    except (KeyError, RecursionError):  # nothing of that name, or a link to itself
+        return None
+    return opened.read() if opened else None
 
 
 def sample_label(key: str, members: dict[str, Any]) -> int | str | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,8 +21,9 @@ from fractal_streams.stored.crops import FLIPS, Placement
 from fractal_streams.stored.order import checked_shares, split_of
 from fractal_streams.stored.packed import Pack
 from fractal_streams.stored.packing import OnError, key_of, pack
-from fractal_streams.stored.settings import PackSettings, source_of
+from fractal_streams.stored.settings import PackSettings, addresses, source_of
 from fractal_streams.stored.shelf import Shelf
+from fractal_streams.stored.tables import HUB
 from fractal_streams.stream import SPLITS, Stream
 
 STORED_VERSION = 1
@@ -210,8 +212,20 @@ def open_stored(
     covering: dict[str, Any] = {"height": pack_height or height, "width": across}
     chosen = PackSettings.of(**covering, **of_pack)
     shelf = Path(cache) if cache is not None else cache_folder() / "stored"
-    folder = shelf / key_of(source_of(source, chosen), chosen)
+    folder = shelf / cache_name(source, chosen)
     return StoredStream(pack(source, folder, on_error=on_error, progress=progress, **covering, **of_pack), **shown)
+
+
+def cache_name(source: Any, settings: PackSettings) -> str:
+    """The folder of a pack within a cache: by its key, and by where its files lie.
+
+    Files of two places may agree in names, sizes and times, such as those of archives that are made without times.
+    """
+    key = key_of(source_of(source, settings), settings)
+    if not isinstance(source, str | Path | Sequence) or str(source).startswith(HUB):
+        return key  # a table has a fingerprint of its own
+    told = json.dumps([str(path.resolve()) for path in addresses(source)])
+    return f"{key}-{hashlib.blake2s(told.encode(), digest_size=8).hexdigest()}"
 
 
 def pack_of(source: Any) -> Pack:

@@ -247,3 +247,30 @@ def test_modes_and_orientation(tmp_path: Path) -> None:
     Image.fromarray(grey.astype(np.float32)).save(source / "6-real.tiff")
     with pytest.raises(PictureError, match="6-real.tiff.*real numbers"):
         pack(source, tmp_path / "pack", height=6, overwrite=True)
+
+
+def test_a_palette_with_transparency_is_looked_up(tmp_path: Path, picture) -> None:
+    (tmp_path / "set").mkdir()
+    coloured = Image.fromarray(picture(3, 8, 8) // 64 * 64).quantize(64)
+    coloured.save(tmp_path / "set" / "palette.png", transparency=bytes(range(64)))
+    made = pack(tmp_path / "set", tmp_path / "pack", height=8)  # no warning, which would be an error here
+    assert np.array_equal(made.picture(0), np.asarray(coloured.convert("RGB")))
+
+
+@pytest.mark.parametrize("high", [255, 70_000])
+def test_levels_of_32_bits_are_refused(high: int, tmp_path: Path) -> None:
+    (tmp_path / "set").mkdir()
+    levels = np.linspace(0, high, 64).astype(np.int32).reshape(8, 8)
+    Image.fromarray(levels).save(tmp_path / "set" / "deep.tif")
+    with pytest.raises(PictureError, match=f"its levels, 0 to {high}, are not of 16 bits"):
+        pack(tmp_path / "set", tmp_path / "pack", height=8)
+
+
+def test_a_pack_behind_a_link_is_replaced_there(pets: Path, tmp_path: Path) -> None:
+    pack(pets, tmp_path / "real", height=8)
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    assert pack(pets, tmp_path / "link", height=8).decoded == 0
+    made = pack(pets, tmp_path / "link", height=6, overwrite=True)
+    assert made.decoded == 12 and (tmp_path / "link").is_symlink()
+    assert Pack.open(tmp_path / "real").digest == made.digest
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["link", "pets", "real"]

@@ -44,12 +44,36 @@ def zip_of(path: Path, members: dict[str, bytes], mode: str = "w") -> Path:
     return path
 
 
+def link(path: Path, target: Path) -> None:
+    try:
+        path.symlink_to(target)
+    except OSError:
+        pytest.skip("this system has no symbolic links")
+
+
 @pytest.fixture
 def packed(tmp_path: Path):
     """A function that packs a source at 8 x 8, as it stands."""
     return lambda source, **settings: pack(
         source, tmp_path / "pack", **{"height": 8, "reduction": 1, "overwrite": True, **settings}
     )
+
+
+def test_links_of_a_folder_are_followed_once(pets: Path, tmp_path: Path, packed) -> None:
+    whole = packed(pets)
+    link(pets / "dog" / "up", pets)
+    link(pets / "cat" / "friends", pets / "dog")
+    found = packed(pets)
+    assert len(found) == len(whole) + 6  # the dogs among the cats, and nothing for ever
+    assert sum(name.startswith("cat/friends/") for name in found.names) == 6
+
+
+def test_a_link_to_nothing_is_named(pets: Path, tmp_path: Path, packed) -> None:
+    link(pets / "dog" / "12.png", tmp_path / "gone.png")
+    with pytest.raises(PictureError, match=r"dog/12.png, can't be used \(.*No such file"):
+        packed(pets)
+    found = packed(pets, on_error="skip")
+    assert len(found) == 12 and [each.name for each in found.skipped] == ["dog/12.png"]
 
 
 def test_a_zip_gives_what_its_folder_gives(pets: Path, tmp_path: Path, packed) -> None:
@@ -134,6 +158,42 @@ def test_a_sample_that_cant_be_used_is_named(members: dict, reason: str, tmp_pat
     found = packed(archive, on_error="skip")
     assert found.names == ("one.tar/1.png", "one.tar/3.png") and len(found.skipped) == 1
     assert found.labels.tolist() == [0, 1]
+
+
+def test_links_of_a_tar_are_what_they_name(tmp_path: Path, picture, packed) -> None:
+    path = tar_of(tmp_path / "linked.tar", {"a/1.png": png(picture(1, 8, 8)), "a/1.cls": b"1"})
+    links = {
+        "b/2.png": (tarfile.LNKTYPE, "a/1.png"), "b/2.cls": (tarfile.LNKTYPE, "a/1.cls"),
+        "a/3.png": (tarfile.SYMTYPE, "1.png"), "a/3.cls": (tarfile.SYMTYPE, "1.cls"),
+        "a/4.png": (tarfile.SYMTYPE, "/etc/passwd"), "a/5.png": (tarfile.SYMTYPE, "5.png"),
+        "a/6.png": (tarfile.SYMTYPE, "1.png"), "a/6.cls": (tarfile.LNKTYPE, "gone.cls"),
+    }  # fmt: skip
+    with tarfile.open(path, "a") as archive:
+        for name, (kind, target) in links.items():
+            info = tarfile.TarInfo(name)
+            info.type, info.linkname = kind, target
+            archive.addfile(info)
+    found = packed(path, on_error="skip")
+    assert found.names == tuple(f"linked.tar/{name}" for name in ("a/1.png", "b/2.png", "a/3.png"))
+    assert found.labels.tolist() == [1, 1, 1]
+    assert all(np.array_equal(found.picture(item), picture(1, 8, 8)) for item in range(3))
+    assert [(each.name, each.reason) for each in found.skipped] == [
+        (f"linked.tar/a/{number}", f"its {kind} is a link to nothing in the archive")
+        for number, kind in ((4, "png"), (5, "png"), (6, "cls"))
+    ]
+
+
+def test_a_member_that_a_sample_has_twice_is_named(tmp_path: Path, picture, packed) -> None:
+    path = tmp_path / "twice.tar"
+    with tarfile.open(path, "w") as archive:
+        for name, number in (("1", 1), ("2", 2), ("2", 3), ("3", 4)):
+            info, data = tarfile.TarInfo(f"{name}.png"), png(picture(number, 8, 8))
+            info.size = len(data)
+            archive.addfile(info, io.BytesIO(data))
+    with pytest.raises(PictureError, match=r"twice.tar/2, can't be used \(the archive holds its png twice"):
+        packed(path)
+    found = packed(path, on_error="skip")
+    assert found.names == ("twice.tar/1.png", "twice.tar/3.png") and len(found.skipped) == 1
 
 
 def test_a_tar_that_is_none_or_cut_short(tmp_path: Path, picture, packed) -> None:

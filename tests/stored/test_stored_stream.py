@@ -6,6 +6,7 @@ import contextlib
 import itertools
 import json
 import math
+import os
 import pickle
 from pathlib import Path
 
@@ -343,6 +344,20 @@ def test_it_is_carried_into_other_processes(pets: Path, tmp_path: Path) -> None:
         again = pickle.loads(pickle.dumps(stream))
         assert np.array_equal(again.generate([3, 99]).images, stream.generate([3, 99]).images)
     assert len(pickle.dumps(stream)) < 3000
+
+
+def test_sources_that_agree_in_names_sizes_and_times_are_two(tmp_path: Path, picture) -> None:
+    image = pytest.importorskip("PIL.Image")
+    for number in (1, 2):
+        path = tmp_path / str(number) / "set" / "0.bmp"
+        path.parent.mkdir(parents=True)
+        image.fromarray(picture(number, 8, 8)).save(path)
+        os.utime(path, (0, 0))  # as they come out of an archive that is made to be the same every time
+    asked = {"height": 8, "cache": tmp_path / "cache", "device": "cpu", "channels_last": True}
+    shown = [open_stored(tmp_path / str(number) / "set", **asked) for number in (1, 2, 2)]
+    assert [stream.pack.decoded for stream in shown] == [1, 1, 0]
+    for stream, number in zip(shown, (1, 2, 2), strict=True):
+        assert np.array_equal(stream[0].image, picture(number, 8, 8))
 
 
 def test_opening_packs_once_into_the_cache(pets: Path, tmp_path: Path, fresh_cache: Path, monkeypatch) -> None:
