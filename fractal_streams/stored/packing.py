@@ -60,6 +60,7 @@ def pack(
         PictureError: with on_error="raise", names the first picture that can't be used, and says why.
         InvalidValueError: a source without pictures, a setting out of its range, a folder of another pack.
         MissingExtraError: what reads this source is not installed.
+        OSError: of the disk, such as a full one; nothing half-written is left.
 
     Example:
         >>> import io, tarfile, tempfile
@@ -87,6 +88,13 @@ def pack(
         done = write_pack(temporary, opened, chosen, key, on_error, progress)
         temporary.chmod(0o755)
         put(temporary, folder, key, overwrite)
+    except OSError as error:
+        raise OSError(
+            error.errno,
+            f"{error.strerror or error}, while this pack was written: nothing half-written is left; make room, or give "
+            f"another folder",
+            str(folder),
+        ) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     made = Pack.open(folder)

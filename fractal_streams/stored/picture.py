@@ -88,5 +88,5 @@ def decoded(payload: Any) -> UInt8:
                 raise ValueError(f"its levels, {levels.min()} to {levels.max()}, are not of 16 bits")
             return np.repeat((levels >> 8).astype(np.uint8)[:, :, None], 3, axis=2)
         if image.mode == "P" and "transparency" in image.info:  # Pillow warns of what it drops otherwise
-            image = image.convert("RGBA")
+            return np.asarray(image.convert("RGBA").convert("RGB"))
         return np.asarray(image.convert("RGB"))

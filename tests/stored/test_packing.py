@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import pickle
@@ -264,6 +265,17 @@ def test_levels_of_32_bits_are_refused(high: int, tmp_path: Path) -> None:
     Image.fromarray(levels).save(tmp_path / "set" / "deep.tif")
     with pytest.raises(PictureError, match=f"its levels, 0 to {high}, are not of 16 bits"):
         pack(tmp_path / "set", tmp_path / "pack", height=8)
+
+
+def test_a_full_disk_is_told_and_leaves_nothing(pets: Path, tmp_path: Path, monkeypatch) -> None:
+    def full(file, pixels) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(packing, "finish", full)
+    with pytest.raises(OSError, match="No space left on device, while this pack was written: nothing") as caught:
+        pack(pets, tmp_path / "pack", height=8)
+    assert caught.value.errno == errno.ENOSPC and caught.value.filename == str(tmp_path / "pack")
+    assert [path.name for path in tmp_path.iterdir()] == ["pets"]
 
 
 def test_a_pack_behind_a_link_is_replaced_there(pets: Path, tmp_path: Path) -> None:
