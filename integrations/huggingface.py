@@ -31,7 +31,7 @@ from fractal_streams.spec import one_of, whole
 from fractal_streams.stream import Stream
 
 try:
-    from datasets import IterableDatasetDict
+    from datasets import IterableDatasetDict, NamedSplit
 except ImportError as error:
     raise missing_extra(error.name or "datasets", "huggingface") from error
 
@@ -116,6 +116,7 @@ def load_dataset(
         "source": source, "seed": seed, "start": start, "length": length, "format": format, "batch_size": batch_size,
         "drop_last_batch": drop_last_batch, "device": device, "shard": shard, "num_shards": num_shards,
     }  # fmt: skip
+    split = str(split) if isinstance(split, NamedSplit) else split
     if not streaming:
         splits = (split,) if isinstance(split, str) and split.isidentifier() and split != "all" else None
         builder = FractalBuilder(**asked, settings=settings, splits=splits, cache_dir=cache_dir)
@@ -127,7 +128,7 @@ def load_dataset(
     config = FractalConfig(**asked, settings=settings, splits=None if split is None else (split,))
     parts = {name: config.data_source(name) for name in config.known_splits}
     found = {name: streamed(part, name, describe(part.stream)) for name, part in parts.items()}
-    return IterableDatasetDict(found) if split is None else found[str(split)]
+    return IterableDatasetDict(found) if split is None else found[split]
 
 
 def generator(

@@ -37,6 +37,8 @@ BLOCKS, BLOCK = 1000, 1024
 """Of a finite dataset, the most blocks that processes share, and the fewest samples of one."""
 PATCHED = (datasets.load, datasets.inspect)
 """Modules that look datasets up by `dataset_module_factory`."""
+_registered: dict[Callable[..., Any], Callable[..., Any]] = {}
+"""Our lookups and what each wraps. One that another library wrapped in turn stays, and hands on once it is not here."""
 
 
 @dataclass
@@ -154,13 +156,17 @@ class FractalBuilder(ArrowBasedBuilder):  # type: ignore[misc]
         own = {item.name for item in fields(FractalConfig)} | set(inspect.signature(ArrowBasedBuilder).parameters)
         further = {name: settings.pop(name) for name in list(settings) if name not in own}
         further = {**(settings.pop("settings", None) or {}), **further}
-        source = source if source is not None else settings.get("config_name")
+        name = settings.get("config_name")
+        if source is not None and name not in (None, "default", source):
+            raise InvalidValueError(f"{source!r} and config_name={name!r} are two sources: give one of them")
+        source = source if source is not None else name
         if source is None:
             raise InvalidValueError(f"name a source: FractalBuilder('fractal-10'), or one of {', '.join(PRESETS)}")
         preset = isinstance(source, str) and source in PRESETS
         settings["config_name"] = source if preset else None
         if not preset:
-            settings["name"] = source.rpartition(":")[2] if isinstance(source, str) else "custom"
+            name = source.rpartition(":")[2] if isinstance(source, str) else ""
+            settings["name"] = name if name.isidentifier() else "custom"
         settings.setdefault("dataset_name", NAME)
         super().__init__(**settings, source=source, settings=further)
 
@@ -251,23 +257,23 @@ def register() -> None:
                 f"pip install 'datasets>=5.1,<6'"
             )
     for module in PATCHED:
-        if not hasattr(module.dataset_module_factory, "fractal_streams"):
+        if module.dataset_module_factory not in _registered:
             module.dataset_module_factory = _finding_fractals(module.dataset_module_factory)
 
 
 def unregister() -> None:
     """Undoes `register`."""
     for module in PATCHED:
-        module.dataset_module_factory = getattr(
-            module.dataset_module_factory, "fractal_streams", module.dataset_module_factory
-        )
+        while module.dataset_module_factory in _registered:
+            module.dataset_module_factory = _registered[module.dataset_module_factory]
+    _registered.clear()
 
 
 def _finding_fractals(factory: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(factory)
     def dataset_module_factory(path: Any, *arguments: Any, **settings: Any) -> Any:
         room, _, source = str(path).partition("/")
-        if room != NAME:
+        if room != NAME or dataset_module_factory not in _registered:
             return factory(path, *arguments, **settings)
         for name in ("revision", "data_files", "data_dir"):
             if settings.get(name) is not None:
@@ -277,5 +283,5 @@ def _finding_fractals(factory: Callable[..., Any]) -> Callable[..., Any]:
         named = {"source": source} if source else {}
         return DatasetModule(__name__, __version__, {"dataset_name": NAME, **named})
 
-    dataset_module_factory.fractal_streams = factory  # type: ignore[attr-defined]
+    _registered[dataset_module_factory] = factory
     return dataset_module_factory

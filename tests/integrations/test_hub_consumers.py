@@ -49,7 +49,8 @@ TIMM = """
 from timm.data import create_dataset, create_loader
 dataset = create_dataset(sys.argv[1], root=None, split="train", is_training=True, batch_size=32)
 loader = create_loader(dataset, input_size=(3, 16, 16), batch_size=32, is_training=True, use_prefetcher=False,
-                       num_workers=0, no_aug=True, mean=(0.5,) * 3, std=(0.5,) * 3, persistent_workers=False)
+                       num_workers=int(sys.argv[2]), no_aug=True, mean=(0.5,) * 3, std=(0.5,) * 3,
+                       persistent_workers=False)
 losses = []
 train(loader, network(), losses)
 report(losses, samples=len(dataset))
@@ -170,11 +171,11 @@ def stub(folder: Path, samples: int) -> str:
     return str(write_stub(folder / "stub", "fractal-10", splits=splits, height=16, width=16).parent)
 
 
-@pytest.mark.parametrize("kind", ["hfds", "hfids"])
-def test_timm(kind: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind, workers, steps", [("hfds", 0, 50), ("hfids", 4, 52)])  # each worker has 13 batches
+def test_timm(kind: str, workers: int, steps: int, tmp_path: Path) -> None:
     pytest.importorskip("timm")
-    found = run(TIMM, f"{kind}/{stub(tmp_path, 1600)}", folder=tmp_path)
-    assert found["steps"] == 50 and found["samples"] == 1600
+    found = run(TIMM, f"{kind}/{stub(tmp_path, 1600)}", str(workers), folder=tmp_path)
+    assert found["steps"] == steps and found["samples"] == (1600 if workers == 0 else 32 * steps)
     assert found["last"] < 0.85 * CHANCE < found["first"]
 
 

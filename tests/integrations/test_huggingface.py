@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import itertools
 import json
@@ -467,6 +468,34 @@ def test_a_finite_dataset_is_stored_once(tmp_path: Any) -> None:
     assert parts["index"][:] == [0, 1, 2, 1, 2, 3]
 
 
+def test_two_names_of_a_source_are_refused() -> None:
+    register()
+    try:
+        for name in ("fractal-100", "defautl"):
+            with pytest.raises(InvalidValueError, match=f"'fractal-10' and config_name={name!r}"):
+                datasets.load_dataset("fractal/fractal-10", name, split="train", streaming=True)
+        for name in (None, "default", "fractal-10"):
+            assert datasets.load_dataset_builder("fractal/fractal-10", name, device="cpu").config.source == "fractal-10"
+    finally:
+        unregister()
+
+
+def test_splits_may_be_those_of_datasets(tmp_path: Any) -> None:
+    asked = {"device": "cpu", "height": 8, "width": 8}
+    row = next(iter(load_dataset("fractal-10", split=datasets.Split.TEST, **asked)))
+    assert row["label"] == open_stream("fractal-10", split="test", **asked).labels([0])[0]
+    finite = {"streaming": False, "length": {"test": 3}, "cache_dir": str(tmp_path)}
+    assert len(load_dataset("fractal-10", split=datasets.Split.TEST, **finite, **asked)) == 3
+
+
+def test_a_spec_in_a_file_is_stored_too(tmp_path: Any) -> None:
+    spec = open_stream("fractal-10", device="cpu", height=8, width=8).spec
+    (tmp_path / "own.json").write_text(spec.to_json())
+    finite = {"streaming": False, "length": 3, "cache_dir": str(tmp_path / "cache"), "device": "cpu"}
+    stored = load_dataset(str(tmp_path / "own.json"), **finite)
+    assert stored["label"][:] == load_dataset(spec, **finite)["label"][:] == open_stream(spec).labels(range(3)).tolist()
+
+
 def test_a_builder(tmp_path: Any) -> None:
     asked = {"seed": 3, "device": "cpu", "height": 8, "width": 8, "cache_dir": str(tmp_path)}
     stream = open_stream("fractal-10", split="test", **{k: asked[k] for k in ("seed", "device", "height", "width")})
@@ -534,16 +563,42 @@ def test_a_name_in_datasets_from_an_empty_folder(tmp_path: Any) -> None:
     assert "a stream has no files" in wrong[2] and "endless on disk" in wrong[3]
 
 
-def test_registering_is_undone() -> None:
+@pytest.mark.parametrize("copied", [True, False])
+def test_registering_is_undone(copied: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also between other libraries that wrap the same lookup, with `functools.wraps` or without."""
     import datasets.load
 
-    before = datasets.load.dataset_module_factory
+    def wrapped(factory: Any) -> Any:
+        def other(path: str, *arguments: Any, **settings: Any) -> Any:
+            return factory(path, *arguments, **settings)
+
+        return functools.wraps(factory)(other) if copied else other
+
+    def found_by_others(path: str, **settings: Any) -> str:
+        return f"theirs {path}"
+
+    def known() -> bool:
+        return datasets.load.dataset_module_factory("fractal/julia") != "theirs fractal/julia"
+
+    below, plain = wrapped(found_by_others), datasets.inspect.dataset_module_factory
+    monkeypatch.setattr(datasets.load, "dataset_module_factory", below)
+    monkeypatch.setattr(datasets.inspect, "dataset_module_factory", plain)
     register()
+    once = datasets.load.dataset_module_factory
     register()
-    assert datasets.load.dataset_module_factory.fractal_streams is before
+    assert datasets.load.dataset_module_factory is once and known()
     unregister()
     unregister()
-    assert datasets.load.dataset_module_factory is before
+    assert datasets.load.dataset_module_factory is below and datasets.inspect.dataset_module_factory is plain
+    register()
+    above = datasets.load.dataset_module_factory = wrapped(datasets.load.dataset_module_factory)
+    assert known()
+    unregister()
+    assert datasets.load.dataset_module_factory is above and not known()
+    register()
+    assert known()
+    unregister()
+    assert datasets.load.dataset_module_factory is above and not known()
 
 
 def test_generators_for_datasets(tmp_path: Any) -> None:
