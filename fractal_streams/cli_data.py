@@ -55,11 +55,12 @@ def export(
     if (rank is None) != (world is None):
         raise InvalidValueError(f"--rank and --world are given together, got --rank {rank} --world {world}")
     shard = Shard.detect() if rank is None or world is None else Shard(rank, world)
-    report = write(
-        find_source(source), folder, format=form, num=parsed_counts(num or [], split), shards=shards, image=image,
-        rank=shard.rank, world=shard.world_size, workers=workers, verify=verify, repo=repo,
-        seed=seed, device=device, **parsed_size(size), **parsed_settings(settings),
-    )  # fmt: skip
+    own = {
+        "source": find_source(source), "folder": folder, "format": form, "num": parsed_counts(num or [], split),
+        "shards": shards, "image": image, "rank": shard.rank, "world": shard.world_size, "workers": workers,
+        "verify": verify, "repo": repo, "seed": seed, "device": device, **parsed_size(size),
+    }  # fmt: skip
+    report = write(**with_settings(own, settings))
     rate = f", {report.images / report.seconds:,.0f} images/s" if report.written else ""
     repaired = f" ({report.repaired} were damaged)" if report.repaired else ""
     state = "complete" if report.complete else f"{report.missing} shards of other ranks are missing"
@@ -100,11 +101,11 @@ def stub(
     """Write a folder with only a README.md that is a dataset to every script that takes a dataset's path."""
     from fractal_streams.integrations.stub import write_stub
 
-    splits = parsed_counts(num or [], "train")
-    path = write_stub(
-        folder, preset, seed=seed, container=form, force=force, **parsed_settings(settings),
-        **({"splits": splits} if splits else {}),
-    )  # fmt: skip
+    own = {
+        "folder": folder, "source": preset, "splits": parsed_counts(num or [], "train"), "seed": seed,
+        "container": form, "force": force,
+    }  # fmt: skip
+    path = write_stub(**with_settings(own, settings))
     typer.echo(f"{path}: datasets.load_dataset({str(Path(path).parent)!r})")
 
 
@@ -162,6 +163,19 @@ def pack(
     typer.echo(f"{folder}: {len(made):,} pictures of {len(made.classes)} classes, {made.decoded:,} decoded now")
     for one in made.skipped:
         typer.echo(f"skipped {one.name}: {one.reason}", err=True)
+
+
+def with_settings(own: dict[str, Any], given: list[str] | None) -> dict[str, Any]:
+    """A command's own arguments and the fields of --set, which are none of them.
+
+    Example:
+        >>> with_settings({"seed": 3}, ["iterations=60"])
+        {'seed': 3, 'iterations': 60}
+    """
+    settings = parsed_settings(given)
+    if both := [name for name in settings if name in own]:
+        raise InvalidValueError(f"--set {both[0]}=: this command has an option of its own for {both[0]}, see --help")
+    return {**own, **settings}
 
 
 def parsed_counts(given: list[str], split: str) -> Any:

@@ -57,7 +57,8 @@ class Source(_BaseExamplesIterable):  # type: ignore[misc]
     """Units of a stream, each one or `unit` samples: a range, of which `datasets` takes slices.
 
     Unit u holds samples start + u * unit and on, none behind `stop`. The state is how many of its units a
-    source has given; the rest of it says what it belongs to.
+    source has given; the rest of it says what it belongs to. One that is `apart` is a connected share: how far
+    the others have come does not follow from its state.
     """
 
     _sleep_on_threads_shutdown = False
@@ -76,6 +77,7 @@ class Source(_BaseExamplesIterable):  # type: ignore[misc]
         course = Course(shard=WHOLE, batch_size=unit, base=self.start, end=self.stop, drop_last=drop_last)
         self.units = range(course.count)
         self._shards = whole(num_shards, "num_shards", 1, 2**31 - 1, "")
+        self.apart = False
         self._digest = stream.digest()
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Source:
@@ -114,7 +116,9 @@ class Source(_BaseExamplesIterable):  # type: ignore[misc]
             return self.part(self.units[:0], 1)
         if contiguous and not self.endless:
             bounds = [len(self.units) * cut // num_shards for cut in (index, index + 1)]
-            return self.part(self.units[slice(*bounds)], shards)
+            part = self.part(self.units[slice(*bounds)], shards)
+            part.apart = self.apart or num_shards > 1
+            return part
         return self.part(self.units[index::num_shards], shards)
 
     def split_shard_indices_by_worker(self, num_shards: int, index: int, contiguous: bool = True) -> Any:
@@ -127,7 +131,7 @@ class Source(_BaseExamplesIterable):  # type: ignore[misc]
     def _identity(self) -> dict[str, Any]:
         units = [self.units.start, self.units.stop, self.units.step]
         own = {"stream": self._digest, "start": self.start, "stop": self.stop, "unit": self.unit, "units": units}
-        return {"type": type(self).__name__, **own}
+        return {"type": type(self).__name__, **own, "apart": self.apart}
 
     def _done(self) -> int:
         """Units done, from a state that belongs here."""

@@ -111,7 +111,8 @@ def position(state: Mapping[str, Any] | IterableDataset) -> int:
 
     Args:
         state: a dataset that this process iterates, or its `state_dict()`; behind `take`, `skip` and
-            `split_dataset_by_node`, but neither `map`, `filter` nor `shuffle`, which read ahead.
+            `split_dataset_by_node`, but neither `map`, `filter` nor `shuffle`, which read ahead, nor `repeat`,
+            nor `shard` with connected parts.
 
     Raises:
         InvalidValueError: no state of a stream's dataset, or one that read ahead or was read by worker
@@ -127,10 +128,11 @@ def position(state: Mapping[str, Any] | IterableDataset) -> int:
     """
     found = state.state_dict() if isinstance(state, IterableDataset) else state
     inner = innermost(found)
-    if not {"done", "units", "unit", "start", "stop"} <= set(inner) or has_read_ahead(found):
+    known = {"done", "units", "unit", "start", "stop", "apart"} <= set(inner) and not inner["apart"]
+    if not known or has_read_ahead(found):
         raise InvalidValueError(
-            "not a state that says what one stream's dataset gave (map, filter and formats read ahead): "
-            "count the samples that the loop received, start + count * ranks"
+            "not a state that says what one stream's dataset gave (map, filter and formats read ahead, repeat begins "
+            "anew, shard takes connected parts): count the samples that the loop received, start + count * ranks"
         )
     first, last, step = inner["units"]
     begin = range(first, last, step)[inner["done"] :]
@@ -146,7 +148,7 @@ def innermost(state: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def has_read_ahead(state: Mapping[str, Any]) -> bool:
-    """Whether what is wrapped around a source may have read more of it than it gave."""
+    """Whether what is wrapped around a source may have read more of it than it gave, or all of it before."""
     inner = state.get("examples_iterable")
-    here = state.get("previous_state") is not None or "previous_state_example_idx" in state
+    here = state.get("previous_state") is not None or "previous_state_example_idx" in state or "repeat_index" in state
     return here or (isinstance(inner, Mapping) and has_read_ahead(inner))

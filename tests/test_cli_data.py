@@ -37,6 +37,23 @@ def refused(*arguments):
     return result.stderr
 
 
+@pytest.mark.parametrize("asked", [
+    ("stub", "--preset", "fractal-10", "--set", "seed=3"),
+    ("stub", "--set", "splits=3"),
+    ("stub", "--set", "source=julia"),
+    ("export", "fractal-10", "--num", "3", "--set", "format=npz"),
+    ("export", "fractal-10", "--num", "3", "--set", "seed=3"),
+    ("export", "fractal-10", "--num", "3", "--set", "device=cpu"),
+    ("export", "fractal-10", "--num", "3", "--size", "8", "--set", "height=9"),
+])  # fmt: skip
+def test_a_setting_with_an_option_of_its_own_is_refused(asked: tuple[str, ...], tmp_path: Path) -> None:
+    name = asked[-1].partition("=")[0]
+    command, *more = asked
+    place = [*more[:1], tmp_path / "new", *more[1:]] if command == "export" else [tmp_path / "new", *more]
+    assert f"--set {name}=: this command has an option of its own for {name}" in refused(command, *place)
+    assert list(tmp_path.iterdir()) == []
+
+
 def tree(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 

@@ -330,13 +330,16 @@ def test_ranks_and_workers_change_at_resume(settings: dict[str, Any], each: int)
 
 
 def test_a_position_is_refused_where_it_is_not_known() -> None:
-    for pipeline in (PIPELINES["map"], PIPELINES["torch"]):
-        dataset = pipeline(load_dataset(Counted()))
+    apart = [lambda dataset, k=k: dataset.shard(2, k) for k in (0, 1)]  # each a connected half: no position of both
+    for pipeline in (PIPELINES["map"], PIPELINES["torch"], lambda dataset: dataset.repeat(2), *apart):
+        dataset = pipeline(load_dataset(Counted(), length=40))
         first(dataset, 5)
         with pytest.raises(InvalidValueError, match="count the samples"):
             position(dataset)
     with pytest.raises(InvalidValueError, match="count the samples"):
         position({"epoch": 0})
+    strided = load_dataset(Counted(), length=40).shard(2, 1, contiguous=False)
+    assert first(strided, 3) == [1, 3, 5] and position(strided) == 6
 
 
 @pytest.mark.parametrize("other, named", [
