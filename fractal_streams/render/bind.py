@@ -205,7 +205,11 @@ def module_text(raster: Raster, backend: Backend) -> str:
 
 def flags(raster: Raster) -> dict[str, int | bool]:
     """The switches of a kernel's generated module."""
-    asked = {*inspect.signature(raster.formula.step).parameters, *inspect.signature(raster.colouring.paint).parameters}
+    stepped = {*inspect.signature(raster.formula.step).parameters}
+    painted = {*inspect.signature(raster.colouring.paint).parameters}
+    asked = stepped | painted
+    # Where z alone decides the next z, an orbit that comes back to a z it had repeats for ever, and never escapes.
+    repeats = not asked & {"pr", "pi"} and "n" not in stepped and not painted & {"zr", "zi"}
     return {
         "STEPS": raster.iterations,
         "ACCUMULATORS": len(raster.colouring.accumulators),
@@ -215,6 +219,9 @@ def flags(raster: Raster) -> dict[str, int | bool]:
         "CONVERGES": raster.formula.stop in ("converge", "either"),
         "LIMITED": raster.formula.limit is not None,
         "VISITS": raster.runs_through,
+        "CYCLES": (
+            repeats and raster.formula.stop == "escape" and not raster.colouring.observe and not raster.runs_through
+        ),
     }
 
 

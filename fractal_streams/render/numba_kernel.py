@@ -18,6 +18,8 @@ CACHED = False  # True in a generated module, whose folder is writable; this fil
 TILE_HEIGHT = 8
 TILE_WIDTH = 16
 LANES = TILE_HEIGHT * TILE_WIDTH
+CYCLE = 4
+"""Steps between two looks for orbits that repeat; those of periods 1, 2 and 4 are found."""
 
 # Rows of the scratch memory. One array with constant offsets, because LLVM gives up on a loop over
 # many arrays: it would have to prove that no two of them overlap.
@@ -84,7 +86,7 @@ def clip(x):
 
 @numba.njit(nogil=True, forceinline=True, fastmath=FLAGS)
 def orbit(s, p):
-    """Iterate a tile until its last lane has stopped."""
+    """Iterate a tile until its last lane has stopped, or is found where it was `CYCLE` steps ago."""
     for n in range(STEPS):
         turn = np.float32(n)
         live = np.int32(0)
@@ -112,5 +114,14 @@ def orbit(s, p):
             if not VISITS:
                 s[ALIVE + k] = stays
             live = np.int32(live | np.int32(1 if on & inside else 0))
+        if CYCLES and n % CYCLE == CYCLE - 1:
+            live = np.int32(0)
+            for k in range(LANES):
+                on = s[ALIVE + k] > ZERO
+                again = on & (s[ZR + k] == s[PR + k]) & (s[ZI + k] == s[PI + k])
+                s[COUNT + k] = ITERATIONS if again else s[COUNT + k]
+                s[ALIVE + k] = ZERO if again else s[ALIVE + k]
+                s[PR + k], s[PI + k] = s[ZR + k], s[ZI + k]
+                live = np.int32(live | np.int32(1 if on & ~again else 0))
         if not VISITS and live == np.int32(0):
             break

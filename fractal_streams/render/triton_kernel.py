@@ -76,10 +76,14 @@ def write(place, lookup, level, within, levels: tl.constexpr):
 
 @triton.jit
 def orbit(zr, zi, cr, ci, within, p, vote: tl.constexpr):
-    """Iterate a tile until its last lane has stopped; asks all lanes every `vote` steps."""
+    """Iterate a tile until its last lane has stopped; asks all lanes every `vote` steps.
+
+    Every second time, lanes whose orbit is where it was the last time stop too: it repeats for ever.
+    """
     alive = within
     count = within.to(tl.int32) * 0
     pr, pi = zr, zi
+    held_r, held_i = zr, zi
     a = begin(zr)
     n = 0
     live = 1
@@ -112,6 +116,12 @@ def orbit(zr, zi, cr, ci, within, p, vote: tl.constexpr):
             if not VISITS:
                 alive = inside
         n += vote
+        if CYCLES:
+            if n % (2 * vote) == 0:
+                again = alive & (zr == held_r) & (zi == held_i)
+                count = tl.where(again, STEPS, count)
+                alive = alive & (again == 0)
+                held_r, held_i = zr, zi
         if not VISITS:
             live = tl.max(alive.to(tl.int32), axis=0)
     return count, zr, zi, pr, pi, a

@@ -14,11 +14,11 @@ import budget
 import numpy as np
 import pytest
 
-from fractal_streams.dialect import PRIMITIVES
+from fractal_streams.dialect import PRIMITIVES, where
 from fractal_streams.errors import InvalidValueError
 from fractal_streams.formulas import Parameter, formula
 from fractal_streams.priors import Constant, Uniform
-from fractal_streams.render import numba_backend, numba_primitives
+from fractal_streams.render import bind, numba_backend, numba_primitives
 from fractal_streams.render.numba_backend import NumbaRenderer, split
 from fractal_streams.render.raster import PixelFormat, Raster
 from fractal_streams.render.reference import ReferenceRenderer
@@ -129,9 +129,6 @@ def plain_plane(zr: Any, zi: Any, cr: Any, ci: Any) -> Any:
 })  # fmt: skip
 def mayfly(zr: Any, zi: Any, n: Any, life: Any) -> Any:
     return 300.0 * where(n < life, 0.0, 1.0) + (zr - zr), zi - zi
-
-
-from fractal_streams.dialect import where
 
 
 @pytest.mark.parametrize("life", [0, 1, 126, 127, 128, 129, 255, 256, 257, 999, 1000, 1499, 1500, 4000])
@@ -327,3 +324,46 @@ def test_float32_in_numpy_is_a_renderer_too() -> None:
 def test_a_raster_is_a_value() -> None:
     raster, _ = pictures()
     assert dataclasses.replace(raster) == raster and hash(dataclasses.replace(raster)) == hash(raster)
+
+
+@formula(source="tests", parameters={"wait": Parameter(5.0, 15.0, "steps before the orbit leaves")})
+def late(zr: Any, zi: Any, cr: Any, ci: Any, n: Any, wait: Any) -> Any:
+    """Stands still, and leaves all the same: what an orbit that z alone decides can't do."""
+    return where(n < wait, 0.25, 100.0), zi - zi
+
+
+def without_cycles(raster: Raster) -> dict[str, Any]:
+    return {**bind.flags(raster), "CYCLES": False}
+
+
+def with_cycles(raster: Raster) -> dict[str, Any]:
+    return {**bind.flags(raster), "CYCLES": True}
+
+
+def test_an_orbit_that_repeats_is_stopped_only_where_it_can_not_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    raster, table = pictures(1, formulas="late", colouring="three_phase_sine", iterations=20)
+    assert not bind.flags(raster)["CYCLES"]
+    truth = ReferenceRenderer().render(raster, table)
+    assert np.array_equal(RENDER(raster, table), truth) and truth.any()
+    monkeypatch.setattr(numba_backend, "flags", with_cycles)
+    numba_backend.compiled.cache_clear()
+    assert not RENDER(raster, table).any()  # taken for inside, which is black
+    numba_backend.compiled.cache_clear()
+
+
+def test_stopping_orbits_that_repeat_changes_no_pixel(monkeypatch: pytest.MonkeyPatch) -> None:
+    raster, table = pictures(64, height=32, width=32, iterations=30)
+    assert bind.flags(raster)["CYCLES"]
+    found = RENDER(raster, table)
+    monkeypatch.setattr(numba_backend, "flags", without_cycles)
+    numba_backend.compiled.cache_clear()
+    assert np.array_equal(RENDER(raster, table), found)
+    numba_backend.compiled.cache_clear()
+
+
+@pytest.mark.parametrize("fields", [
+    {"formulas": "phoenix"}, {"formulas": "newton"}, {"colouring": "smooth"}, {"colouring": "orbit_trap"},
+    {"counting": "visits"},
+])  # fmt: skip
+def test_orbits_whose_path_is_asked_for_run_on(fields: dict[str, Any]) -> None:
+    assert not bind.flags(pictures(1, **fields)[0])["CYCLES"]
