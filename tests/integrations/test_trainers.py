@@ -216,6 +216,7 @@ def lightning() -> Any:
     from lightning.pytorch import LightningModule, Trainer
     from lightning.pytorch.callbacks import ModelCheckpoint
 
+    from fractal_streams import open_stream
     from fractal_streams.loader import Loader
 
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
@@ -255,15 +256,40 @@ def lightning() -> Any:
             again = fit(folder, f"{folder}/step=5.ckpt", {**settings, "workers": 0}, limits)
             later = fit(folder, f"{folder}/step=10.ckpt", settings, limits)
         found[name] = [whole, again, later]
+
+    class Learner(LightningModule):
+        def __init__(self) -> None:
+            super().__init__()
+            self.losses: list[float] = []
+            self.network = torch.nn.Sequential(
+                torch.nn.Conv2d(3, 16, 3, 2, 1), torch.nn.BatchNorm2d(16), torch.nn.ReLU(),
+                torch.nn.Conv2d(16, 32, 3, 2, 1), torch.nn.BatchNorm2d(32), torch.nn.ReLU(),
+                torch.nn.AdaptiveMaxPool2d(1), torch.nn.Flatten(), torch.nn.Linear(32, 4),
+            )  # fmt: skip
+
+        def training_step(self, batch: Any, step: int) -> Any:
+            loss = torch.nn.functional.cross_entropy(self.network(batch[0] / 255), batch[1])
+            self.losses.append(loss.item())
+            return loss
+
+        def configure_optimizers(self) -> Any:
+            return torch.optim.Adam(self.parameters(), 0.01)
+
+    torch.manual_seed(0)
+    learner, stream = Learner(), open_stream("fractal-10", device="cpu", height=16, width=16, num_classes=4)
+    quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
+    trainer = Trainer(accelerator="cpu", devices=1, max_epochs=1, enable_checkpointing=False, **quiet)
+    trainer.fit(learner, Loader(stream, 64, length=60 * 64))
     with tempfile.TemporaryDirectory() as folder:
         both = {"devices": 2, "strategy": "ddp", "max_steps": 7}
         first = in_world(2, fit, folder, None, {"batch_size": 4}, both)
         alone = fit(folder, f"{folder}/step=5.ckpt", {"batch_size": 8}, {"max_steps": 7})
-    return found, first, alone
+    return found, first, alone, learner.losses
 
 
-def test_lightning_goes_on_with_the_very_next_sample() -> None:
-    found, ranks, alone = result_of(lightning, "lightning")
+def test_lightning_learns_and_goes_on_with_the_very_next_sample() -> None:
+    found, ranks, alone, losses = result_of(lightning, "lightning")
+    assert len(losses) == 60 and sum(losses[-10:]) < 0.75 * sum(losses[:10])
     for name, (whole, again, later) in found.items():
         epochs = name in ("epochs", "uneven")
         assert len(whole) == (24 if epochs else 12), name
