@@ -127,10 +127,11 @@ def run(
     whole_path = path.absolute()
     try:
         code = run_script(path, context.args, seed=seed, length=length, device=device)
-    except FractalStreamsError:
-        raise
-    except Exception as error:  # the script's own, shown as python would
-        traceback.print_exception(error.with_traceback(own_traceback(error, whole_path)))
+    except Exception as error:
+        place = own_traceback(error, whole_path)
+        if place is None and isinstance(error, FractalStreamsError):
+            raise  # before the script began
+        traceback.print_exception(error.with_traceback(place))  # the script's own, shown as python would
         code = 1
     raise typer.Exit(code)
 
