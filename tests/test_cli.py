@@ -9,13 +9,12 @@ import sys
 
 import numpy as np
 import pytest
+from commands import refused, run
 from fractal_streams.recipes.benchmarks import throughput
 from PIL import Image
-from typer.testing import CliRunner
 
 from fractal_streams import __version__, open_stream
 from fractal_streams.cli import parsed_indices, parsed_settings
-from fractal_streams.cli_data import app
 from fractal_streams.colouring import CATALOGUE as COLOURINGS
 from fractal_streams.contact_sheet import contact_sheet
 from fractal_streams.errors import InvalidValueError
@@ -24,20 +23,6 @@ from fractal_streams.presets import PRESETS, find_source
 from fractal_streams.render.reference import ReferenceRenderer
 
 COMMANDS = ("list", "show", "spec", "bench", "demo", "export", "tar", "stub", "run", "pack")
-
-
-def run(*arguments, code=0):
-    result = CliRunner().invoke(app, list(arguments))
-    assert result.exit_code == code, result.output
-    return result
-
-
-def refused(*arguments):
-    """The one line that a refusal is."""
-    result = run(*arguments, code=2)
-    assert result.stdout == ""
-    assert result.stderr.startswith("error: ") and result.stderr.count("\n") == 1
-    return result.stderr
 
 
 @pytest.fixture(autouse=True)

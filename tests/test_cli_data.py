@@ -13,28 +13,14 @@ import pytest
 
 pytest.importorskip("typer")
 
+from commands import refused, run
 from PIL import Image
-from typer.testing import CliRunner
 
 from fractal_streams import open_stream
-from fractal_streams.cli_data import app, parsed_counts
+from fractal_streams.cli_data import parsed_counts
 from fractal_streams.errors import InvalidValueError
 
 COMMAND = (sys.executable, "-m", "fractal_streams")
-
-
-def run(*arguments, code=0):
-    result = CliRunner().invoke(app, list(map(str, arguments)))
-    assert result.exit_code == code, result.output
-    return result
-
-
-def refused(*arguments):
-    """The one line that a refusal is."""
-    result = run(*arguments, code=2)
-    assert result.stdout == ""
-    assert result.stderr.startswith("error: ") and result.stderr.count("\n") == 1
-    return result.stderr
 
 
 @pytest.mark.parametrize("asked", [

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import pickle
-import time
 from itertools import islice
 from typing import Any
 
@@ -252,19 +251,13 @@ def test_copies_and_pickles_go_on_by_themselves() -> None:
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_ten_million_samples_are_passed_over_in_no_time(workers: int) -> None:
+def test_ten_million_samples_are_passed_over_without_rendering_one(workers: int) -> None:
     stream = Digits()
-    state = {**Loader(stream, 256).state_dict(), "position": 10_000_000}
-    spent = []
-    for _ in range(3):
-        loader = Loader(stream, 256, workers=workers)
-        start = time.process_time()
-        loader.load_state_dict(state)
-        images, _ = next(iter(loader))
-        spent.append(time.process_time() - start)
-        assert indices_of(images) == list(range(10_000_000, 10_000_256))
-        assert workers or [len(indices) for indices in stream.calls[-1:]] == [256]
-    assert workers or min(spent) < 0.01  # starting a process takes longer than that, wherever it begins
+    loader = Loader(stream, 256, workers=workers)
+    loader.load_state_dict({**Loader(stream, 256).state_dict(), "position": 10_000_000})
+    images, _ = next(iter(loader))
+    assert indices_of(images) == list(range(10_000_000, 10_000_256))
+    assert workers or [list(indices) for indices in stream.calls] == [list(range(10_000_000, 10_000_256))]
 
 
 @pytest.mark.parametrize(

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import io
 import struct
-import time
 import zlib
 
 import numpy as np
 import pytest
 from fractal_streams.integrations.containers.pictures import (
-    bmp_array,
     bmp_bytes,
     npy_bytes,
     picture_bytes,
@@ -20,7 +18,6 @@ from fractal_streams.integrations.containers.pictures import (
 from hypothesis import given, settings, strategies as st
 from PIL import Image
 
-from fractal_streams import open_stream
 from fractal_streams.errors import InvalidValueError
 
 WRITERS = {
@@ -132,23 +129,3 @@ def test_an_unknown_form_is_refused() -> None:
         picture_bytes(noise((1, 3, 8, 8)), "jpg")
     with pytest.raises(InvalidValueError, match="got None"):
         picture_bytes(noise((1, 3, 8, 8)), None)  # type: ignore[arg-type]
-
-
-def seconds(job) -> float:  # type: ignore[no-untyped-def]
-    start = time.process_time()
-    job()
-    return time.process_time() - start
-
-
-def test_bmp_costs_a_small_part_of_pils_png() -> None:
-    images = open_stream("fractal-10", device="cpu", channels_last=True).generate(range(512)).images
-
-    def with_pil() -> None:
-        for image in images:
-            Image.fromarray(image).save(io.BytesIO(), "PNG")
-
-    def without() -> None:
-        bmp_array(images)
-
-    with_pil(), without()
-    assert min(seconds(with_pil) for _ in range(3)) > 8 * min(seconds(without) for _ in range(3))
