@@ -4,8 +4,11 @@
     dataset = load_dataset("fractal-10", split="train", streaming=True)
 
 What comes back is a `datasets.IterableDataset` or a `datasets.Dataset`; nothing is downloaded. An endless
-one resumes in constant time from its `state_dict()`, gives each sample once over all ranks and workers,
-and needs no shuffling, since its samples are independent.
+one resumes in constant time from its `state_dict()` and gives each sample once over all ranks and workers;
+one reader has index k at place k. Samples are independent: `shuffle` mixes a buffer and leaves the order of
+the source as it is, and `set_epoch` changes nothing without it. `skip` and `take` cost nothing. Don't give
+`with_format` to batches, they are tensors; each iteration of an endless dataset begins at `start`, so keep
+one iterator for all of training.
 """
 
 from __future__ import annotations
@@ -72,34 +75,24 @@ def load_dataset(
 
     Args:
         source: a preset or formula, a spec, or an opened stream.
-        split: "train", "validation" or "test"; None gives a dict of all three. Of a finite dataset also
-            what `datasets` reads as a part, "train[:10%]" or "train+test".
+        split: "train", "validation" or "test"; None is a dict of all; of a finite one also "train[:10%]", ...
         streaming: a `datasets.IterableDataset`, rendered while it is read; else a `datasets.Dataset` of
             `length` samples, rendered now into the cache of `datasets`, or found there.
         format: "image" gives samples with the columns "image" (`Image()`; a list of them for a clip),
             "label" (`ClassLabel`) and "index", as a stored dataset does. "tensor" gives batches {"images":
-            (B, 3, H, W), "labels": (B,), "index": (B,)} of torch tensors in the stream's dtype, hundreds
-            of times as fast: read them with `DataLoader(dataset, batch_size=None)`.
+            (B, 3, H, W), "labels": (B,), "index": (B,)} of torch tensors, for `DataLoader(batch_size=None)`.
         batch_size: samples of a batch of format="tensor"; None is 256.
-        seed: names the stream's randomness; None is 0.
-        start: samples that all ranks together consumed so far: where to go on, with any number of ranks,
-            workers and any batch size; see `position`.
+        start: samples that all ranks together consumed so far: where to go on in any layout; see `position`.
         length: samples of the dataset, or a number for each split by name; None is endless.
         device: "auto", "cpu", "cuda" or "cuda:N"; None is "auto". A stream on a GPU is read with 0 workers.
         drop_last_batch: of format="tensor", leave out a last batch that is not full.
         shard: rank and world size of this reader, in place of `datasets.distributed.split_dataset_by_node`.
-        num_shards: parts that ranks and workers divide. A world that does not divide it renders all
-            samples on every rank.
+        num_shards: parts that ranks and workers divide; a world that does not divide it renders all on each.
         cache_dir, num_proc: of a finite dataset, where it is written and by how many processes.
-        settings: further settings of `open_stream` (height, width, num_classes, dtype, ...).
-
-    Every sample comes once over all ranks and workers; one reader has index k at place k. Samples are
-    independent: `shuffle` mixes a buffer and leaves the order of the source as it is. `set_epoch` changes
-    nothing without it. `skip` and `take` cost nothing. Don't give `with_format` to batches, they are
-    tensors; each iteration of an endless dataset begins at `start`, so keep one iterator for all of training.
+        seed, settings: further settings of `open_stream` (height, width, num_classes, dtype, ...).
 
     Raises:
-        UnknownNameError: no such preset, formula or setting; names the nearest known one.
+        UnknownNameError: no such preset, formula or setting.
         InvalidValueError: a value out of its range, an endless dataset with streaming=False, ...
         MissingExtraError: `datasets` is missing, or a version that this does not support.
 
@@ -108,9 +101,6 @@ def load_dataset(
         >>> example = next(iter(dataset.skip(10_000_000)))
         >>> example["image"].size, example["index"]
         ((32, 32), 10000000)
-        >>> batches = load_dataset("fractal-10", format="tensor", batch_size=512, device="cpu")
-        >>> next(iter(batches))["images"].shape
-        torch.Size([512, 3, 32, 32])
     """
     asked = {
         "source": source, "seed": seed, "start": start, "length": length, "format": format, "batch_size": batch_size,
@@ -118,14 +108,24 @@ def load_dataset(
     }  # fmt: skip
     split = str(split) if isinstance(split, NamedSplit) else split
     if not streaming:
-        splits = (split,) if isinstance(split, str) and split.isidentifier() and split != "all" else None
-        builder = FractalBuilder(**asked, settings=settings, splits=splits, cache_dir=cache_dir)
-        builder.download_and_prepare(num_proc=num_proc)
-        return builder.as_dataset(split=split)
+        return stored_dataset({**asked, "settings": settings}, split, cache_dir, num_proc)
     for name, value in (("cache_dir", cache_dir), ("num_proc", num_proc)):
         if value is not None:
             raise InvalidValueError(f"{name}={value!r} belongs to streaming=False: nothing is stored here")
-    config = FractalConfig(**asked, settings=settings, splits=None if split is None else (split,))
+    return streamed_dataset({**asked, "settings": settings}, split)
+
+
+def stored_dataset(asked: dict[str, Any], split: str | None, cache_dir: str | None, num_proc: int | None) -> Any:
+    """The `datasets.Dataset` of a split, or a dict of all, rendered into the cache or found there."""
+    splits = (split,) if isinstance(split, str) and split.isidentifier() and split != "all" else None
+    builder = FractalBuilder(**asked, splits=splits, cache_dir=cache_dir)
+    builder.download_and_prepare(num_proc=num_proc)
+    return builder.as_dataset(split=split)
+
+
+def streamed_dataset(asked: dict[str, Any], split: str | None) -> Any:
+    """The `datasets.IterableDataset` of a split, or a dict of all."""
+    config = FractalConfig(**asked, splits=None if split is None else (split,))
     parts = {name: config.data_source(name) for name in config.known_splits}
     found = {name: streamed(part, name, describe(part.stream)) for name, part in parts.items()}
     return IterableDatasetDict(found) if split is None else found[split]

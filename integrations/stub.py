@@ -94,15 +94,19 @@ def write_stub(
         for split in lengths
     }
     for split, address in addresses.items():
-        asked_for = open_stream(name, **{**asked, "split": split}).digest()
-        read = Address.parse(f"{replace(address, digest=None)}/shard-000000.{container}").open_stream()
-        if read.digest() != asked_for:
-            raise InvalidValueError(f"{address} is read as another stream than was asked for: export it instead")
+        check_read_back(address, container, open_stream(name, **{**asked, "split": split}))
     text = card(stream, addresses, lengths, container)
     place = Path(folder).absolute()
     if str(place) != str(place).lower():
         warnings.warn(f"timm lowers the names of datasets and would not find {place}: use lower case", stacklevel=2)
     return put(place, text, force)
+
+
+def check_read_back(address: Address, container: str, stream: Stream) -> None:
+    """Refuse an address whose text is read as another stream than the one that was asked for."""
+    read = Address.parse(f"{replace(address, digest=None)}/shard-000000.{container}").open_stream()
+    if read.digest() != stream.digest():
+        raise InvalidValueError(f"{address} is read as another stream than was asked for: export it instead")
 
 
 def checked(splits: Mapping[str, int] | None) -> Mapping[str, int]:

@@ -77,17 +77,12 @@ def pack(
     one_of(on_error, "on_error", ("raise", "skip"))
     chosen = PackSettings.of(**settings)
     opened, folder = source_of(source, chosen), Path(folder).resolve()  # what a link names is replaced, not the link
-    key = key_of(opened, chosen)
-    if (there := existing(folder, key, chosen, overwrite)) is not None:
+    if (there := existing(folder, key := key_of(opened, chosen), chosen, overwrite)) is not None:
         return refuse_skipped(there, on_error)
     if opened.count == 0:
         raise InvalidValueError(f"no pictures in {opened.title}: it holds {opened.ignored} other files")
-    folder.absolute().parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=".tmp", dir=folder.absolute().parent))
     try:
-        done = write_pack(temporary, opened, chosen, key, on_error, progress)
-        temporary.chmod(0o755)
-        put(temporary, folder, key, overwrite)
+        done = placed_pack(folder, opened, chosen, key, on_error, overwrite, progress)
     except OSError as error:
         raise OSError(
             error.errno,
@@ -95,11 +90,24 @@ def pack(
             f"another folder",
             str(folder),
         ) from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
     made = Pack.open(folder)
     object.__setattr__(made, "decoded", done)
     return made
+
+
+def placed_pack(
+    folder: Path, source: Source, settings: PackSettings, key: str, on_error: OnError, overwrite: bool, progress: bool
+) -> int:
+    """Write a pack under a temporary name beside its folder and rename it; the number of pictures decoded."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=".tmp", dir=folder.parent))
+    try:
+        done = write_pack(temporary, source, settings, key, on_error, progress)
+        temporary.chmod(0o755)
+        put(temporary, folder, key, overwrite)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return done
 
 
 def key_of(source: Source, settings: PackSettings) -> str:
