@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import io
 import json
-import math
 import re
 import zipfile
 from abc import ABC, abstractmethod
@@ -20,7 +19,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 from fractal_streams.integrations.containers.pictures import npy_bytes, picture_bytes
-from fractal_streams.integrations.containers.samples import MAX_CLASS_NAMES, is_clips, sample_key
+from fractal_streams.integrations.containers.samples import MAX_CLASS_NAMES, block_rows, is_clips, sample_key
 from fractal_streams.integrations.containers.tar import TAR_END, tar_bytes
 from fractal_streams.integrations.manifest import Piece, Record
 
@@ -213,7 +212,7 @@ class Npz(Format):
 
 def block_samples(stream: Stream) -> int:
     """How many samples of a stream are made at once, at least one."""
-    return max(1, min(MAX_BLOCK, BLOCK_BYTES // math.prod(stream.generate(range(0)).images.shape[1:])))
+    return block_rows(stream, BLOCK_BYTES, MAX_BLOCK)
 
 
 def intervals(num: int, shards: int) -> list[range]:

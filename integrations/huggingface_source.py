@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 from fractal_streams.integrations.containers.pictures import bmp_bytes
-from fractal_streams.integrations.containers.samples import class_names, is_clips
+from fractal_streams.integrations.containers.samples import block_rows, class_names, is_clips
 from fractal_streams.integrations.containers.tables import arrow_schema, record_batch
 
 from fractal_streams.batch import Batch, as_tensor
@@ -202,8 +202,7 @@ class RowSource(Source):
         super().__init__(stream, unit=1, **settings)
         self._schema = arrow_schema(stream, image="bmp")
         self._features = row_features(stream)
-        shape = stream.generate(range(0)).images.shape[1:]
-        self._block = max(1, min(BLOCK, BLOCK_BYTES // max(1, int(np.prod(shape)))))
+        self._block = block_rows(stream, BLOCK_BYTES, BLOCK)
 
     @property
     def features(self) -> Any:
