@@ -33,11 +33,14 @@ class Lane(Protocol):
 
 
 class CudaLane:
-    """A CUDA stream beside the one that the model runs on."""
+    """A CUDA stream beside the one that the model runs on.
 
-    def __init__(self, device: str) -> None:
+    priority: of the stream's kernels where both wait for room; 0, the lowest, is the default stream's too.
+    """
+
+    def __init__(self, device: str, priority: int = 0) -> None:
         self.device = torch.device(device)
-        self.side = torch.cuda.Stream(self.device)
+        self.side = torch.cuda.Stream(self.device, priority=priority)
         self.side.wait_stream(torch.cuda.current_stream(self.device))
 
     def launch(self, work: Callable[[], T]) -> tuple[T, Any]:
