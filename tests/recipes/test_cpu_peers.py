@@ -82,3 +82,55 @@ def test_command_writes_its_figures(tmp_path, monkeypatch: pytest.MonkeyPatch, c
     shown = capsys.readouterr().out
     assert "absent: torch.compile (no C++ compiler on the path)" in shown
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_published_renderers_join_at_their_own_size_only() -> None:
+    assert cpu_peers.others(SIZE) == {}
+    joined = cpu_peers.others(256)
+    assert set(joined) == {cpu_peers.IFS, cpu_peers.FILLING, cpu_peers.TUNED} <= set(cpu_peers.BARS)
+    for contestant in joined.values():
+        pictures = contestant.draw(3)
+        assert pictures.shape == (3, 3, 256, 256) and len({each.tobytes() for each in pictures}) == 3
+
+
+def test_a_code_that_breaks_the_method_stops_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    wide = cpu_peers.ifs_renderer.Code(maps=3.0 * cpu_peers.ifs_renderer.SIERPINSKI.maps)
+    monkeypatch.setattr(cpu_peers, "CODES", 1)
+    monkeypatch.setattr(cpu_peers.ifs_renderer, "contractive_code", lambda random: wide)
+    with pytest.raises(cpu_peers.ifs_renderer.WrongOrbitError, match="singular value is 1.5"):
+        cpu_peers.others(256)
+
+
+@pytest.mark.parametrize(
+    "name, rate, ratio, missed",
+    [
+        (OURS, 420.0, 1.0, False),
+        (OURS, 419.0, 1.0, True),
+        (PLAIN, 28.0, 15.0, False),
+        (cpu_peers.IFS, 200.0, 2.1, True),
+    ],
+)
+def test_the_table_says_which_aim_is_missed(name: str, rate: float, ratio: float, missed: bool) -> None:
+    shares = (None, None) if name == cpu_peers.IFS else (0.0005, 0.001)
+    speed = cpu_peers.Speed(
+        size=256, name=name, per_core_second=rate, ratio=ratio, differing=shares[0], allowed=shares[1], each=(rate,)
+    )  # fmt: skip
+    line = cpu_peers.table_text([speed], {}).splitlines()[1]
+    assert line.endswith("missed") == missed and ("other pictures" in line) == (name == cpu_peers.IFS)
+
+
+def test_ours_allocates_as_often_for_one_picture_as_for_a_thousand() -> None:
+    from numba.core.runtime import _nrt_python, rtsys
+
+    stream = cpu_peers.peer_stream(SIZE)
+    stream.generate(range(1))
+    _nrt_python.memsys_enable_stats()
+    taken = []
+    for count in (1, 10, 1000):
+        before = rtsys.get_allocation_stats()
+        batch = stream.generate(range(count))
+        after = rtsys.get_allocation_stats()
+        assert after.alloc - before.alloc == after.free - before.free and len(batch) == count
+        taken.append(after.alloc - before.alloc)
+    _nrt_python.memsys_disable_stats()
+    assert taken[0] > 0 and len(set(taken)) == 1
