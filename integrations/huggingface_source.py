@@ -11,7 +11,6 @@ from copy import copy
 from functools import lru_cache
 from typing import Any
 
-import numpy as np
 from fractal_streams.integrations.containers.pictures import bmp_bytes
 from fractal_streams.integrations.containers.samples import block_rows, class_names, is_clips
 from fractal_streams.integrations.containers.tables import arrow_schema, record_batch
@@ -218,11 +217,10 @@ class RowSource(Source):
         while units := self.units[done : done + number]:
             number = min(self._block, 2 * number)
             batch = self._batch(units).numpy()
-            pictures = channels_last(batch.images)
-            rows = zip(pictures, batch.labels.tolist(), batch.index.tolist(), strict=True)
+            rows = zip(pictures_of(batch.images), batch.labels.tolist(), batch.index.tolist(), strict=True)
             for done, (picture, label, index) in enumerate(rows, done + 1):  # noqa: B020
                 self._note(done)
-                yield index, {"image": as_picture(picture), "label": label, "index": index}
+                yield index, {"image": picture, "label": label, "index": index}
 
     def row_bytes(self) -> int:
         """Bytes of a row as Arrow."""
@@ -271,14 +269,24 @@ def rows_table(stream: Stream, batch: Batch, schema: pa.Schema) -> pa.Table:
     return pa.table({"image": clips, "label": pa.array(host.labels), "index": pa.array(host.index)})
 
 
-def channels_last(images: Any) -> Any:
-    """(B, H, W, 3) or (B, T, H, W, 3), in C order."""
-    return np.ascontiguousarray(np.moveaxis(images, -3, -1) if images.shape[-3] == 3 else images)
+def pictures_of(images: Any) -> Iterator[Any]:
+    """A PIL image of each of (B, 3, H, W) or (B, H, W, 3) levels; a list of them for a clip.
 
-
-def as_picture(picture: Any) -> Any:
-    """A PIL image, or a list of them for a clip."""
-    return Picture.fromarray(picture) if picture.ndim == 3 else [Picture.fromarray(frame) for frame in picture]
+    All are cut out of one large image, in a third of the time that it takes to make them one by one.
+    """
+    if images.ndim == 5:
+        frames = pictures_of(images.reshape(-1, *images.shape[2:]))
+        yield from ([next(frames) for _ in range(images.shape[1])] for _ in images)
+        return
+    first = images.shape[1] == 3
+    height, width = images.shape[2:] if first else images.shape[1:3]
+    if first:
+        planes = [Picture.fromarray(images[:, channel].reshape(-1, width)) for channel in range(3)]
+        block = Picture.merge("RGB", planes)
+    else:
+        block = Picture.fromarray(images.reshape(-1, width, 3))
+    for top in range(0, block.height, height):
+        yield block.crop((0, top, width, top + height))
 
 
 @lru_cache(maxsize=64)
