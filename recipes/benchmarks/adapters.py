@@ -58,7 +58,7 @@ class Way:
     """One path from the renderer to a loop.
 
     stream: what it reads; open: an iterable of items of the stream; take: an item to (images, labels) of a batch.
-    batch: samples of an item. aimed: whether the aim binds it, as it does where nothing but the path is added.
+    single: an item is one sample. aimed: whether the aim binds it, as it does where nothing but the path is added.
     tolerance: by which pixels may differ; 0 is to the bit.
     """
 
@@ -67,7 +67,7 @@ class Way:
     stream: Stream
     open: Callable[[Stream], Any]
     take: Callable[[Any], tuple[Any, Any]]
-    batch: int = BATCH
+    single: bool = False
     aimed: bool = True
     tolerance: float = 0.0
 
@@ -110,6 +110,10 @@ def picture(item: Any) -> tuple[Any, Any]:
     return np.array(item["image"]).transpose(2, 0, 1)[None], [item["label"]]
 
 
+def decoded(item: Any) -> tuple[Any, Any]:
+    return item["image"][None], [item["label"]]
+
+
 def sample(item: Any) -> tuple[Any, Any]:
     return item["image"][None], [item["cls"]]
 
@@ -141,15 +145,17 @@ def ways() -> list[Way]:
         Way(group="datasets", name="load_dataset(format='tensor')", stream=levels, take=columns, open=hugging_face),
         Way(group="datasets", name="the same behind a DataLoader", stream=levels, take=columns,
             open=lambda stream: DataLoader(hugging_face(stream), batch_size=None)),
-        Way(group="datasets", name="load_dataset(): PIL pictures", stream=levels, take=picture, batch=1,
+        Way(group="datasets", name="load_dataset(): PIL pictures", stream=levels, take=picture, single=True,
             open=load_dataset),
+        Way(group="datasets", name="the same, with_format('torch')", stream=levels, take=decoded, single=True, aimed=False,
+            open=lambda stream: load_dataset(stream).with_format("torch")),
         Way(group="torch", name="Loader", stream=levels, take=pair, open=lambda stream: Loader(stream, BATCH)),
         Way(group="torch", name="DataLoader(StreamDataset)", stream=levels, take=pair,
             open=lambda stream: DataLoader(StreamDataset(stream, BATCH), batch_size=None)),
         Way(group="torch", name="samples that a DataLoader batches", stream=levels, take=pair,
             open=lambda stream: DataLoader(StreamDataset(stream), batch_size=BATCH)),
         Way(group="webdataset", name="StreamSource, batches", stream=levels, take=pair, open=pipeline),
-        Way(group="webdataset", name="StreamSource, samples", stream=levels, take=sample, batch=1,
+        Way(group="webdataset", name="StreamSource, samples", stream=levels, take=sample, single=True,
             open=partial(pipeline, batch=None)),
     ]  # fmt: skip
     for name, stream in (("float32", floats), ("bfloat16", halves)):
@@ -212,7 +218,7 @@ def race(drawn: Sequence[Way], rounds: int, seconds: float) -> list[Loss]:
 def turn(way: Way, loop: Iterator[Any], samples: int) -> float:
     """Images per second of CPU time over the next so many."""
     start = time.process_time()
-    deque(itertools.islice(loop, samples // way.batch), maxlen=0)
+    deque(itertools.islice(loop, samples if way.single else samples // BATCH), maxlen=0)
     return samples / max(time.process_time() - start, 1e-9)
 
 
