@@ -20,7 +20,6 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -131,8 +130,8 @@ def hugging_face(stream: Stream) -> Any:
     return load_dataset(stream, format="tensor", batch_size=BATCH)
 
 
-def pipeline(stream: Stream, batch: int | None = BATCH) -> Any:
-    return wds.DataPipeline(StreamSource(stream, batch))
+def pipeline(stream: Stream) -> Any:
+    return wds.DataPipeline(StreamSource(stream, BATCH))
 
 
 def ways() -> list[Way]:
@@ -147,8 +146,8 @@ def ways() -> list[Way]:
             open=lambda stream: DataLoader(hugging_face(stream), batch_size=None)),
         Way(group="datasets", name="load_dataset(): PIL pictures", stream=levels, take=picture, single=True,
             open=load_dataset),
-        Way(group="datasets", name="the same, with_format('torch')", stream=levels, take=decoded, single=True, aimed=False,
-            open=lambda stream: load_dataset(stream).with_format("torch")),
+        Way(group="datasets", name="the same, with_format('torch')", stream=levels, take=decoded, single=True,
+            aimed=False, open=lambda stream: load_dataset(stream).with_format("torch")),
         Way(group="torch", name="Loader", stream=levels, take=pair, open=lambda stream: Loader(stream, BATCH)),
         Way(group="torch", name="DataLoader(StreamDataset)", stream=levels, take=pair,
             open=lambda stream: DataLoader(StreamDataset(stream, BATCH), batch_size=None)),
@@ -156,7 +155,7 @@ def ways() -> list[Way]:
             open=lambda stream: DataLoader(StreamDataset(stream), batch_size=BATCH)),
         Way(group="webdataset", name="StreamSource, batches", stream=levels, take=pair, open=pipeline),
         Way(group="webdataset", name="StreamSource, samples", stream=levels, take=sample, single=True,
-            open=partial(pipeline, batch=None)),
+            open=lambda stream: wds.DataPipeline(StreamSource(stream))),
     ]  # fmt: skip
     for name, stream in (("float32", floats), ("bfloat16", halves)):
         group = f"normalised {name}"
