@@ -6,7 +6,6 @@ import json
 import os
 import sys
 from collections.abc import Iterable
-from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -62,7 +61,7 @@ def examples(*lines: str) -> str:
 
 app = typer.Typer(
     cls=Commands, invoke_without_command=True, add_completion=False, pretty_exceptions_enable=False,
-    epilog=examples("show fractal-10", "bench seed-readme --sizes 32,64"),
+    epilog=examples("show fractal-10", "bench"),
 )  # fmt: skip
 
 Source = Annotated[
@@ -158,41 +157,6 @@ def show(
 def spec(source: Source) -> None:
     """What a stream draws, as JSON that `show` and `bench` take again."""
     typer.echo(json.dumps(json.loads(find_source(source).to_json()), indent=2))
-
-
-@app.command(epilog=examples("bench", "bench fractal-10 --sizes 32,64 --dtypes uint8,float16 --json"))
-def bench(
-    source: Source = "seed-readme",
-    sizes: Annotated[str, typer.Option(help="Edges of the pictures, pixels.")] = "32,64,256,512",
-    dtypes: Annotated[str, typer.Option(help="Of uint8, float16, bfloat16, float32.")] = "uint8",
-    renderers: Annotated[str, typer.Option(help="Of reference, numba, triton; what the device has if not given.")] = "",
-    batch: Annotated[int | None, typer.Option(help="Samples in a call; what fills the device if not given.")] = None,
-    seconds: Annotated[float, typer.Option(help="Of each measurement, three of each kind.")] = 0.5,
-    device: Device = "auto",
-    as_json: Annotated[bool, typer.Option("--json", help="Print the rows as JSON.")] = False,
-) -> None:
-    """Images per second by size, renderer and format, after parity with the reference."""
-    from fractal_streams.recipes.benchmarks.throughput import measure
-
-    with Console(stderr=True).status("measuring, parity with the reference first"):
-        rows = measure(
-            find_source(source), sizes=parsed_numbers(sizes, "--sizes"), dtypes=words(dtypes),
-            renderers=words(renderers) or None, device=device, batch=batch, seconds=seconds,
-        )  # fmt: skip
-    if as_json:
-        typer.echo(json.dumps([asdict(row) for row in rows], indent=2))
-        return
-    table = Table(box=rich.box.SIMPLE_HEAD, pad_edge=False)
-    for heading in ("renderer", "size", "dtype", "batch", "images/s", "pixels off (allowed)"):
-        table.add_column(heading, justify="left" if heading in ("renderer", "dtype") else "right", no_wrap=True)
-    for row in rows:
-        table.add_row(
-            f"{row.renderer}, {row.device}", str(row.size), row.dtype, f"{row.batch:,}", f"{row.rate:,.0f}",
-            f"{row.differing} ({row.allowed}) of {row.checked:,}",
-        )  # fmt: skip
-    console = Console(highlight=False)
-    console.print(table)
-    console.print("On a CPU images/s are per core and second of CPU time; on a GPU by CUDA events.", style="dim")
 
 
 @app.command(epilog=examples("demo", "demo --seconds 20 --folder /tmp/demo"))

@@ -7,7 +7,8 @@ import traceback
 from pathlib import Path
 from typing import Annotated, Any, cast
 
-from fractal_streams.cli import Device, Seed, Source, app as app, examples, parsed_settings, parsed_size, words
+from fractal_streams.cli import Device, Seed, Source, examples, parsed_settings, parsed_size, words
+from fractal_streams.cli_bench import app as app
 from fractal_streams.errors import FractalStreamsError, InvalidValueError, missing_extra
 from fractal_streams.presets import find_source
 

@@ -42,7 +42,7 @@ NEVER = {
     "recipes": "draw rng",
 }
 STREAMS = ("stream", "video", "mixture", "seed_code", "stored", "presets", "backend", "cuda")
-ADAPTERS = "torch_data loader prefetch seed_interface integrations recipes cli cli_data"
+ADAPTERS = "torch_data loader prefetch seed_interface integrations recipes cli cli_bench cli_data"
 
 
 def python_files(root: Path) -> Iterator[tuple[str, Path]]:

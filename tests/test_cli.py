@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import subprocess
 import sys
@@ -10,7 +9,6 @@ import sys
 import numpy as np
 import pytest
 from commands import refused, run
-from fractal_streams.recipes.benchmarks import throughput
 from PIL import Image
 
 from fractal_streams import __version__, open_stream
@@ -20,7 +18,6 @@ from fractal_streams.contact_sheet import contact_sheet
 from fractal_streams.errors import InvalidValueError
 from fractal_streams.formulas import CATALOGUE as FORMULAS
 from fractal_streams.presets import PRESETS, find_source
-from fractal_streams.render.reference import ReferenceRenderer
 
 COMMANDS = ("list", "show", "spec", "bench", "demo", "export", "tar", "stub", "run", "pack")
 
@@ -141,10 +138,6 @@ def test_a_still_has_no_gif_and_a_clip_is_one_by_default():
         (("shew",), "shew"),
         (("show", "fractal-10", "--seed", "x"), "--seed"),
         (("spec", "fractal"), "unknown preset"),
-        (("bench", "--sizes", "32;64"), "--sizes"),
-        (("bench", "--renderers", "opengl"), "'opengl'"),
-        (("bench", "--dtypes", "int8", "--sizes", "8"), "'int8'"),
-        (("bench", "--seconds", "0"), "seconds"),
     ],
 )
 def test_refusals(arguments, message, folder):
@@ -161,44 +154,6 @@ def test_a_file_that_is_no_spec(folder):
 def test_indices():
     assert parsed_indices("3:9:2") == range(3, 9, 2)
     assert parsed_indices(" 4, 0,4") == [4, 0, 4]
-
-
-def test_bench_rows(monkeypatch):
-    monkeypatch.setattr(throughput, "CHECKED_PIXELS", 2**12)
-    arguments = ("bench", "fractal-10", "--sizes", "8,16", "--dtypes", "uint8,bfloat16", "--seconds", "0.005")
-    rows = json.loads(run(*arguments, "--device", "cpu", "--batch", "32", "--json").stdout)
-    assert [(row["size"], row["dtype"]) for row in rows] == [
-        (8, "uint8"), (8, "bfloat16"), (16, "uint8"), (16, "bfloat16"),
-    ]  # fmt: skip
-    assert all(row["renderer"] == "numba" and row["batch"] == 32 and row["rate"] > 0 for row in rows)
-    table = run("bench", "mandelbrot", "--sizes", "8", "--seconds", "0.005", "--device", "cpu").stdout
-    assert re.search(r"numba, cpu +8 +uint8 +8,192 +[\d,]+", table)
-
-
-def test_bench_gives_no_speed_to_wrong_pictures(monkeypatch):
-    class Wrong(ReferenceRenderer):
-        def levels(self, raster, column):
-            return 255 - super().levels(raster, column)
-
-    monkeypatch.setattr(throughput, "NumbaRenderer", lambda threads: Wrong())
-    monkeypatch.setattr(throughput, "CHECKED_PIXELS", 2**10)
-    monkeypatch.setattr(throughput, "throughput", None)
-    assert "no speed" in refused("bench", "fractal-10", "--sizes", "16", "--device", "cpu")
-
-
-def test_bench_gives_no_speed_to_a_wrong_format(monkeypatch):
-    opened = throughput.opened
-
-    def shifted(source, renderer, place, size, dtype="uint8"):
-        stream = opened(source, renderer, place, size, dtype)
-        if dtype != "uint8":
-            generate = stream.generate
-            stream.generate = lambda indices: generate([index + 1 for index in indices])
-        return stream
-
-    monkeypatch.setattr(throughput, "opened", shifted)
-    monkeypatch.setattr(throughput, "CHECKED_PIXELS", 2**10)
-    assert "float16" in refused("bench", "fractal-10", "--sizes", "16", "--dtypes", "uint8,float16", "--device", "cpu")
 
 
 def test_demo_passes_its_options_on(monkeypatch):

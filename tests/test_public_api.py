@@ -16,7 +16,7 @@ from fractal_streams.formulas import CATALOGUE
 from fractal_streams.formulas.definition import REGISTRY
 
 PUBLIC = [name for name in fractal_streams.__all__ if name != "__version__"]
-OPTIONAL = {"torch_data", "prefetch", "seed_interface", "cli", "cli_data", "contact_sheet", "loader"}
+OPTIONAL = {"torch_data", "prefetch", "seed_interface", "cli", "cli_bench", "cli_data", "contact_sheet", "loader"}
 GENERATED = {"numba_kernel", "triton_kernel"}  # text that is copied beside a formula's; it can't run where it stands
 
 
@@ -60,6 +60,7 @@ def test_a_module_says_what_it_is_and_its_examples_run(name: str) -> None:
             "prefetch",
             "seed_interface",
             "cli",
+            "cli_bench",
             "cli_data",
             "contact_sheet",
             "loader",

@@ -79,6 +79,18 @@ class Row:
     first: float | None = None
     reason: str | None = None
 
+    @property
+    def titled(self) -> str:
+        """The name with the number of worker processes."""
+        return self.name + (f", {self.workers} workers" if self.workers else "")
+
+    @property
+    def times(self) -> str:
+        """How many times as fast ours is, in three digits or more; nothing for ours."""
+        if self.ours or self.ours_is is None:
+            return "" if self.ours else "-"
+        return f"{self.ours_is:,.0f}x" if self.ours_is >= 100 else f"{self.ours_is:.3g}x"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:

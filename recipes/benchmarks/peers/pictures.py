@@ -51,8 +51,10 @@ class Pictures:
     @cached_property
     def moments(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
         """Mean and standard deviation of each channel, levels / 255."""
-        sample = self.images[:4096].astype(np.float32) / 255.0
-        mean, std = sample.mean(axis=(0, 1, 2)), sample.std(axis=(0, 1, 2))
+        unit = np.arange(256) / 255.0
+        shares = [np.bincount(self.images[:4096, ..., channel].ravel(), minlength=256) for channel in range(3)]
+        mean = [np.average(unit, weights=share) for share in shares]
+        std = [np.sqrt(np.average((unit - m) ** 2, weights=share)) for m, share in zip(mean, shares, strict=True)]
         return tuple(map(float, mean)), tuple(map(float, std))
 
     @property

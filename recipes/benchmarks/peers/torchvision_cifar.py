@@ -56,7 +56,8 @@ def read(delivery: Delivery, pictures: Pictures, workers: int) -> Iterator[Item]
         transforms.ToTensor(), transforms.Normalize(pictures.mean, pictures.std),
     ])  # fmt: skip
     dataset = StoredCifar.of(pictures, augment)
-    loader: DataLoader[Any] = DataLoader(dataset, delivery.batch, shuffle=True, drop_last=True, **delivery.loader(workers))
+    settings = delivery.loader(workers)
+    loader: DataLoader[Any] = DataLoader(dataset, delivery.batch, shuffle=True, drop_last=True, **settings)
     while True:
         for images, labels in loader:
             yield placed(images, labels, delivery)
