@@ -8,8 +8,9 @@ what is done here of each:
 - WACV 2022: a map is a rotation, two singular values and a rotation, with random mirrors; the values lie in [0, 1), and
   the sum of (first + 2 second) over the N maps is uniform in [(5 + N) / 2, (6 + N) / 2]. A map is chosen with a chance
   that goes with its determinant. Every visit counts at the pixels of a 3x3 patch, of which each cell is on with
-  chance 1/2, one patch to a picture; the count over the largest count, plus a random shift, is the hue. Saturation
-  and value are random. The cheap form: no diamond-square background, jitter, random window, flip or blur.
+  chance 1/2, one patch to a picture (a picture in 512 is empty); the count over the largest count, plus a random
+  shift, is the hue. Saturation and value are random. The cheap form: no diamond-square background, jitter, random
+  window, flip or blur.
 - FractalDB: the six numbers of a map are uniform in [-1, 1], whether they contract or not; a code is kept if 100,000
   points fill at least 0.2 of the pixels. Pixels that a patch touches are grey, all others black.
 
@@ -42,7 +43,6 @@ DEPTH = 8
 
 Float64 = npt.NDArray[np.float64]
 UInt8 = npt.NDArray[np.uint8]
-Int32 = npt.NDArray[np.int32]
 
 
 class WrongOrbitError(FractalStreamsError, AssertionError):
