@@ -13,6 +13,7 @@ from fractal_streams.errors import InvalidValueError, missing_extra
 try:
     import matplotlib
     from matplotlib.figure import Figure
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, NullLocator
 except ImportError:
     raise missing_extra("matplotlib", "recipes") from None
 
@@ -92,3 +93,63 @@ def comparison_chart(found: Any) -> Figure:
         f"{found.machine.get('gpu', found.machine['cpu'])}",
         label="images per second",
     )  # fmt: skip
+
+
+def scaling_chart(made: dict[str, Any], labels: dict[str, str]) -> Figure:
+    """Panels of rates against what grows, both logarithmic, with the lines that they should lie on.
+
+    Args:
+        made: by name, panels of `scaling.py`. labels: by name, what grows, with its unit.
+    """
+    machines = list(dict.fromkeys(panel.machine for panel in made.values()))
+    columns = min(3, len(made))
+    rows = -(-len(made) // columns)
+    drawn = figure(3.9 * columns, 3.2 * rows + 0.3)
+    places = drawn.subplots(rows, columns, squeeze=False).ravel()
+    for (name, panel), axes in zip(made.items(), places, strict=False):
+        scaling_panel(axes, panel)
+        axes.set_xlabel(labels[name])
+        if len(machines) > 1:
+            axes.set_title(panel.machine, loc="left", fontsize=8, weight="normal", color="0.35")
+    for axes in places[len(made) :]:
+        axes.set_axis_off()
+    title = "images per second" + (f", {machines[0]}" if len(machines) == 1 else "")
+    drawn.suptitle(title, x=0.01, ha="left", fontsize=10, weight="bold")
+    return drawn
+
+
+def scaling_panel(axes: Any, panel: Any) -> None:
+    """One panel: filled points of the device's own time, hollow ones of the wall's where there are any."""
+    x, rates = [point.x for point in panel.points], [point.rate for point in panel.points]
+    for (name, line), dashes in zip(panel.lines.items(), ("--", ":"), strict=False):
+        axes.plot(x, line, dashes, color=LINE, linewidth=1.1, label=name)
+    wall = [(point.x, point.wall) for point in panel.points if point.wall]
+    if wall:
+        axes.plot(*zip(*wall, strict=True), "o", color=OURS, markerfacecolor="white", markersize=6, label="wall time")
+    axes.plot(x, rates, "o", color=OURS, markersize=4, label="time of the GPU" if wall else "measured")
+    axes.set(xscale="log", yscale="log")
+    shown = [*rates, *(rate for _, rate in wall)]
+    middle, reach = math.sqrt(min(shown) * max(shown)), max(2.0 * math.sqrt(max(shown) / min(shown)), 4.0)
+    axes.set_ylim(middle / reach, middle * reach)
+    axes.set_xticks(x, [compact(value) for value in x])
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.yaxis.set_major_locator(LogLocator(subs=(1.0,) if reach > 10 else (1.0, 2.0, 5.0)))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, place: compact(value)))
+    axes.yaxis.set_minor_formatter(NullFormatter())
+    axes.grid(color="0.92", linewidth=0.7)
+    axes.legend(frameon=False, fontsize=7.5)
+    bare(axes)
+
+
+def compact(value: float) -> str:
+    """A number in a few letters.
+
+    Example:
+        >>> [compact(value) for value in (0.5, 16, 1024, 1500, 262144, 2e7)]
+        ['0.5', '16', '1k', '1.5k', '262k', '20M']
+    """
+    for size, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k"), (1.0, "")):
+        if value >= size:
+            part = value / size
+            return (f"{part:.0f}" if part >= 10 else f"{part:.2g}") + letter
+    return f"{value:.2g}"
