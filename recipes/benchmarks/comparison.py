@@ -165,6 +165,8 @@ def compare(
         )
         progress("rendering the pictures that others store")
         drawn, absent = contestants(delivery, stored, tuple(only))
+        for own in drawn:
+            share_of(own, 1.0)  # what is wrong with a roofline shows now, not behind minutes of measuring
         turns, reasons = race(drawn, delivery, rounds=rounds, seconds=seconds, meter=meter, progress=progress)
         parts = meter.parts
     rows = [row_of(*each, delivery) for each in zip(drawn, turns, reasons, strict=True)]
@@ -228,13 +230,15 @@ def row_of(contestant: Contestant, turns: Sequence[Turn], reason: str | None, de
     opened = [turn.first for turn in turns if turn.first is not None]
     return replace(
         row, rate=rate, each=each, spread=(max(each) - min(each)) / 2 / rate,
-        share=share_of(contestant, rate) if contestant.stream is not None else None,
+        share=share_of(contestant, rate),
         joules=statistics.median(joules) if joules else None, first=statistics.median(opened) if opened else None,
     )  # fmt: skip
 
 
 def share_of(contestant: Contestant, rate: float) -> float | None:
-    """The share of the roofline that a rate is, where there is a roofline of it."""
+    """The share of the roofline that a rate is, where there is a roofline of what is rendered."""
+    if contestant.stream is None:
+        return None
     try:
         from fractal_streams.recipes.benchmarks.roofline import share
     except ImportError:

@@ -206,6 +206,18 @@ def test_only_those_asked_for_and_ours(monkeypatch: pytest.MonkeyPatch) -> None:
     assert [row.name for row in absent] == ["first seed"]
 
 
+def test_a_share_is_the_rooflines_and_of_rendered_pictures_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    roofline = types.ModuleType("roofline")
+    roofline.share = lambda stream, rate: rate / stream  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "fractal_streams.recipes.benchmarks.roofline", roofline)
+    turns = [race.Turn(rate=rate, first=None, joules=None) for rate in (10.0, 30.0, 20.0)]
+    drawn = comparison.row_of(replace(PLAIN, stream=80.0), turns, None, CPU)
+    assert (drawn.rate, drawn.spread, drawn.share, drawn.joules, drawn.first) == (20.0, 0.5, 0.25, None, None)
+    assert comparison.row_of(PLAIN, turns, None, CPU).share is None
+    monkeypatch.setitem(sys.modules, "fractal_streams.recipes.benchmarks.roofline", None)
+    assert comparison.share_of(replace(PLAIN, stream=80.0), 10.0) is None
+
+
 @pytest.mark.parametrize("wrong", [
     {"seconds": 0.0}, {"rounds": 0}, {"batch": 1}, {"size": 4}, {"workers": [-1]}, {"workers": []}, {"pictures": 3},
 ])  # fmt: skip

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from functools import partial
 from typing import Any
@@ -35,7 +34,6 @@ def opened(pictures: Pictures, streaming: bool) -> Any:
     """The dataset; of the map-style one the first call writes the cache that the later ones read."""
     datasets.disable_progress_bars()
     cache = str(pictures.folder / "cache")
-    os.environ.setdefault("HF_DATASETS_OFFLINE", "1")
     dataset = datasets.load_dataset(
         "parquet", data_files=pictures.parquet, split="train", streaming=streaming, cache_dir=cache
     )
