@@ -22,12 +22,13 @@ def magnitude_sum(zr, zi, goal_r, goal_i, n, gap, total):
     source="P. R. Andrioli (Kali), fractalforums.com (2010)",
     parameters=PALETTE,
     accumulators={**GAPS, "total": 0.0, "last": 0.0, "steps": 0.0},
+    convergence=GAPS,
     observe=magnitude_sum,
 )
 def average_magnitude(
-    inside, zr, zi, pr, pi, gap, gap_before, total, last, steps, radius, tolerance,
+    inside, zr, zi, pr, pi, gap, gap_before, total, last, steps, radius, tolerance, converges,
     brightness, contrast, palette_frequency, red_phase, green_phase, blue_phase,
 ):  # fmt: skip
-    part = crossing(inside, zr, zi, pr, pi, gap, gap_before, radius, tolerance)
+    part = crossing(inside, zr, zi, pr, pi, gap, gap_before, radius, tolerance, converges)
     mean = (total - (1.0 - part) * last) * reciprocal(maximum(steps - 1.0 + part, 0.01))
     return palette(mean, brightness, contrast, palette_frequency, red_phase, green_phase, blue_phase)

@@ -42,10 +42,14 @@ def escape_share(zr, zi, pr, pi, radius):
     return share(magnitude_squared(pr, pi), magnitude_squared(zr, zi), radius * radius)
 
 
-def crossing(inside, zr, zi, pr, pi, gap, gap_before, radius, tolerance):
-    """The share of the last step at which the orbit escaped or converged; 1 if it did neither."""
+def crossing(inside, zr, zi, pr, pi, gap, gap_before, radius, tolerance, converges):
+    """The share of the last step at which the orbit escaped or converged; 1 if it did neither.
+
+    Where nothing converges neither `gap` matters, and compilers leave out what reads them.
+    """
     near, nearer = reciprocal(maximum(gap_before, 1e-30)), reciprocal(maximum(gap, 1e-30))
     converged = share(near, nearer, reciprocal(tolerance * tolerance))
     escaped = escape_share(zr, zi, pr, pi, radius)
-    stopped = where(magnitude_squared(zr, zi) < radius * radius, converged, escaped)
+    ended_inside = where(magnitude_squared(zr, zi) < radius * radius, converged, escaped)
+    stopped = where(converges > 0.5, ended_inside, escaped)
     return where(inside > 0.5, 1.0, stopped)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,12 +16,13 @@ SEEN = ("zr", "zi", "pr", "pi", "goal_r", "goal_i", "n")
 The new z, the z before (p), what convergence is measured against (`goal`: the formula's limit, or p),
 and the number of steps done before (0, 1, ...).
 """
-SUMMARY = ("count", "inside", "zr", "zi", "pr", "pi", "iterations", "radius", "degree", "tolerance")
+SUMMARY = ("count", "inside", "zr", "zi", "pr", "pi", "iterations", "radius", "degree", "tolerance", "converges")
 """What `paint` may ask for.
 
 count: steps that ended inside, 0 to `iterations`; inside: 1 where the orbit never stopped, else 0;
 zr, zi, pr, pi: the z at which it stopped (or the last), and the z before it;
-the rest: constants of the formula and the spec, `degree` of the leading power.
+the rest: constants of the formula and the spec, `degree` of the leading power, `converges` 0 where
+every orbit that stops has left the radius and 1 where it may have stopped otherwise.
 """
 
 
@@ -34,12 +35,15 @@ class Colouring:
     observe: reads names of `SEEN`, accumulators and parameters; returns the accumulators' new values,
         one tuple in their order. It sees every step of an orbit, the one that stops it too.
     accumulators: name to first value.
+    convergence: accumulators that `paint` reads only where `converges` is 1, and that no other one follows
+        from; elsewhere renderers may leave them at their first values.
     """
 
     name: str
     paint: Callable[..., Any]
     observe: Callable[..., Any] | None = None
     accumulators: Mapping[str, float] = field(default_factory=dict)
+    convergence: tuple[str, ...] = ()
     parameters: Mapping[str, Parameter] = field(default_factory=dict)
     source: str
     version: int = 1
@@ -61,6 +65,7 @@ def colouring(
     parameters: Mapping[str, Parameter] | None = None,
     observe: Callable[..., Any] | None = None,
     accumulators: Mapping[str, float] | None = None,
+    convergence: Iterable[str] = (),
     name: str | None = None,
 ) -> Callable[[Callable[..., Any]], Colouring]:
     """Make the decorated paint function a `Colouring` and register it under its name."""
@@ -73,6 +78,12 @@ def colouring(
                 raise FormulaError(
                     f"colouring {title!r}: {taken!r} is named twice, or as the orbit's own values are "
                     f"({', '.join(dict.fromkeys((*SEEN, *SUMMARY)))}); rename the accumulator or parameter"
+                )
+        for named in convergence:
+            if named not in (accumulators or {}):
+                raise FormulaError(
+                    f"colouring {title!r}: convergence names {named!r}, which is no accumulator "
+                    f"({', '.join(accumulators or {}) or 'none declared'}); add it to accumulators="
                 )
         for function, free in ((paint, SUMMARY), (observe, SEEN)):
             if function is None:
@@ -88,7 +99,7 @@ def colouring(
             raise FormulaError(f"colouring {title!r} is already registered by {known.module}; choose another name=")
         made = Colouring(
             name=title, paint=paint, observe=observe, accumulators=dict(accumulators or {}),
-            parameters=dict(parameters or {}), source=source, module=paint.__module__,
+            convergence=tuple(convergence), parameters=dict(parameters or {}), source=source, module=paint.__module__,
         )  # fmt: skip
         REGISTRY[title] = made
         return made

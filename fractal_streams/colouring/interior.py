@@ -22,13 +22,14 @@ def closest_approach(zr, zi, goal_r, goal_i, gap, nearest):
     source="H.-O. Peitgen, P. Richter, The Beauty of Fractals (1986) 60-62",
     parameters=PALETTE,
     accumulators={**GAPS, "nearest": 1e30},
+    convergence=GAPS,
     observe=closest_approach,
 )
 def interior(
-    count, inside, zr, zi, pr, pi, gap, gap_before, nearest, radius, tolerance,
+    count, inside, zr, zi, pr, pi, gap, gap_before, nearest, radius, tolerance, converges,
     brightness, contrast, palette_frequency, red_phase, green_phase, blue_phase,
 ):  # fmt: skip
-    outer = smooth_place(count, inside, zr, zi, pr, pi, gap, gap_before, radius, tolerance)
+    outer = smooth_place(count, inside, zr, zi, pr, pi, gap, gap_before, radius, tolerance, converges)
     inner = 0.3 * log2(0.02 + sqrt(nearest))
     red, green, blue = palette(
         where(inside > 0.5, inner, outer),

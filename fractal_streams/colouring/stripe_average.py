@@ -25,13 +25,14 @@ def stripe_sum(zr, zi, goal_r, goal_i, n, gap, total, last, stripes):
     source="J. Haerkoenen, On Smooth Fractal Coloring Techniques (2007)",
     parameters={**PALETTE, "stripes": Parameter(1.0, 5.0, "stripes to a turn", "1", "integer")},
     accumulators={**GAPS, "total": 0.0, "last": 0.0, "steps": 0.0},
+    convergence=GAPS,
     observe=stripe_sum,
 )
 def stripe_average(
-    count, inside, zr, zi, pr, pi, gap, gap_before, total, last, steps, radius, tolerance,
+    count, inside, zr, zi, pr, pi, gap, gap_before, total, last, steps, radius, tolerance, converges,
     brightness, contrast, palette_frequency, red_phase, green_phase, blue_phase,
 ):  # fmt: skip
-    part = crossing(inside, zr, zi, pr, pi, gap, gap_before, radius, tolerance)
+    part = crossing(inside, zr, zi, pr, pi, gap, gap_before, radius, tolerance, converges)
     mean = (total - (1.0 - part) * last) * reciprocal(maximum(steps - 1.0 + part, 0.01))
     place = mean + 0.1 * log2(1.0 + count + part)
     return palette(place, brightness, contrast, palette_frequency, red_phase, green_phase, blue_phase)

@@ -157,12 +157,13 @@ def module_text(raster: Raster, backend: Backend) -> str:
     module = Module(backend)
     formula, colouring = raster.formula, raster.colouring
     rows = {name: f"p[{row}]" for row, name in enumerate(raster.names)}
-    kept = list(colouring.accumulators)
+    kept = list(raster.accumulators)
     constants = {
         "iterations": module.literal(float(raster.iterations)),
         "radius": module.literal(float(raster.radius)),
         "degree": module.literal(float(formula.degree)),
         "tolerance": module.literal(float(formula.tolerance)),
+        "converges": module.literal(float(raster.converges)),
     }
     if backend == "triton":  # a tensor, so that log2(radius) is a call like any other; it is folded all the same
         constants = {name: f"tl.full([], {value}, tl.float32)" for name, value in constants.items()}
@@ -181,14 +182,17 @@ def module_text(raster: Raster, backend: Backend) -> str:
         adapter("step", "zr, zi, cr, ci, pr, pi, n, p", formula.step, {}),
         f"{DECORATOR[backend]}\ndef to_plane(u, v, p):\n    return {view}(u, v, {view_rows})\n",
     ]
-    held = {name: f"a[{row}]" for row, name in enumerate(kept)}
-    if colouring.observe:
+    held = {name: module.literal(float(first)) for name, first in colouring.accumulators.items()}
+    held |= {name: f"a[{row}]" for row, name in enumerate(kept)}
+    if colouring.observe and observes(raster):
         aim = [module.literal(value) for value in formula.limit] if formula.limit else ["pr", "pi"]
         aims = dict(zip(("goal_r", "goal_i"), aim, strict=True))
         adapters.append(adapter("observe", "a, zr, zi, pr, pi, n, p", colouring.observe, {**held, **aims}))
-        if len(kept) == 1:
-            head, _, call = adapters.pop().rpartition("return ")
-            adapters.append(f"{head}return ({call.strip()},)\n")
+        if len(colouring.accumulators) == 1 or len(kept) < len(colouring.accumulators):
+            head, _, called = adapters.pop().rpartition("return ")
+            rows_of = [f"new[{row}]" for row, name in enumerate(colouring.accumulators) if name in kept]
+            new = called.strip() if len(colouring.accumulators) > 1 else f"({called.strip()},)"
+            adapters.append(f"{head}new = {new}\n    return ({', '.join(rows_of)},)\n")
     summary = "count, inside, zr, zi, pr, pi, a, p"
     adapters.append(adapter("paint", summary, colouring.paint, {**constants, **held}))
     goal = formula.limit or (0.0, 0.0)
@@ -196,11 +200,16 @@ def module_text(raster: Raster, backend: Backend) -> str:
         "RADIUS_SQUARED": float(raster.radius) ** 2, "TOLERANCE_SQUARED": formula.tolerance**2,
         "LIMIT_R": goal[0], "LIMIT_I": goal[1],
     }  # fmt: skip
-    firsts = "".join(f"{float(first)!r}, " for first in colouring.accumulators.values())
+    firsts = "".join(f"{float(first)!r}, " for first in raster.accumulators.values())
     make = "np.float32" if backend == "numba" else "tl.constexpr"
     tail = "".join(f"{name} = {make}({value!r})\n" for name, value in ends.items())
     tail += f"FIRSTS = ({firsts})\n"
     return f"{module.text()}\n\n" + "\n\n".join(adapters) + f"\n\n{tail}"
+
+
+def observes(raster: Raster) -> bool:
+    """Whether the colouring follows the orbits of this raster step by step."""
+    return raster.colouring.observe is not None and bool(raster.accumulators)
 
 
 def flags(raster: Raster) -> dict[str, int | bool]:
@@ -212,16 +221,14 @@ def flags(raster: Raster) -> dict[str, int | bool]:
     repeats = not asked & {"pr", "pi"} and "n" not in stepped and not painted & {"zr", "zi"}
     return {
         "STEPS": raster.iterations,
-        "ACCUMULATORS": len(raster.colouring.accumulators),
-        "OBSERVES": raster.colouring.observe is not None,
+        "ACCUMULATORS": len(raster.accumulators),
+        "OBSERVES": observes(raster),
         "PREVIOUS": bool(asked & {"pr", "pi"}),
         "ESCAPES": raster.formula.stop != "converge",
         "CONVERGES": raster.formula.stop in ("converge", "either"),
         "LIMITED": raster.formula.limit is not None,
         "VISITS": raster.runs_through,
-        "CYCLES": (
-            repeats and raster.formula.stop == "escape" and not raster.colouring.observe and not raster.runs_through
-        ),
+        "CYCLES": repeats and not raster.converges and not observes(raster),
     }
 
 

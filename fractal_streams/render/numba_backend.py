@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fractal_streams.render import numba_kernel
-from fractal_streams.render.bind import flags, load, module_text
+from fractal_streams.render.bind import flags, load, module_text, observes
 from fractal_streams.render.raster import PixelFormat, Raster, check_table
 from fractal_streams.spec import whole
 
@@ -94,7 +94,7 @@ def compiled(raster: Raster) -> ModuleType:
 def source(raster: Raster) -> str:
     """The generated module's text."""
     rows = len(raster.names)
-    kept = [f"s[KEPT + {j} * LANES + k]" for j in range(len(raster.colouring.accumulators))]
+    kept = [f"s[KEPT + {j} * LANES + k]" for j in range(len(raster.accumulators))]
     new = "".join(f"    {place} = new[{j}] if on else {place}\n" for j, place in enumerate(kept))
     first = "".join(f"    {place} = np.float32(FIRSTS[{j}])\n" for j, place in enumerate(kept))
     helpers = [
@@ -105,7 +105,7 @@ def source(raster: Raster) -> str:
     ]
     body = inspect.getsource(numba_kernel)
     body = body[body.index("TILE_HEIGHT =") :]
-    if not raster.colouring.observe:
+    if not observes(raster):
         helpers.append("def observe(a, zr, zi, pr, pi, n, p):\n    return (zr,)\n")
     written = "\n\n".join("@numba.njit(nogil=True, forceinline=True, fastmath=FLAGS)\n" + helper for helper in helpers)
     switches = "".join(f"{name} = {value}\n" for name, value in flags(raster).items())

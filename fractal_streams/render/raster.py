@@ -54,6 +54,18 @@ class Raster:
         """Whether orbits go on after a step outside, so that `count` is of all the steps inside."""
         return self.visits or self.formula.stop == "never"
 
+    @property
+    def converges(self) -> bool:
+        """Whether an orbit may end anywhere but outside the radius before its last step."""
+        return self.runs_through or self.formula.stop != "escape"
+
+    @property
+    def accumulators(self) -> dict[str, float]:
+        """Name to first value of the accumulators that matter to the colouring here."""
+        colouring = self.colouring
+        spared = () if self.converges else colouring.convergence
+        return {name: float(first) for name, first in colouring.accumulators.items() if name not in spared}
+
     def grid(self) -> tuple[float, float, float, float, float, float]:
         """(u0, u_column, u_row, v0, v_column, v_row): where a pixel lies in the view.
 

@@ -84,6 +84,7 @@ class ReferenceRenderer:
                 inside=(count == raster.iterations).astype(real), zr=zr, zi=zi, pr=pr, pi=pi,
                 iterations=self.number(raster.iterations), radius=self.number(raster.radius),
                 degree=self.number(formula.degree), tolerance=self.number(formula.tolerance),
+                converges=self.number(raster.converges),
             )  # fmt: skip
             shown = np.stack([channel + (x - x) for channel in colours])
             return np.minimum(np.maximum(np.where(np.isnan(shown), real(0.0), shown), real(0.0)), real(1.0))

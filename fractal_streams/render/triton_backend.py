@@ -11,7 +11,7 @@ import torch
 
 from fractal_streams.errors import InvalidValueError
 from fractal_streams.render import triton_kernel
-from fractal_streams.render.bind import flags, load, module_text
+from fractal_streams.render.bind import flags, load, module_text, observes
 from fractal_streams.render.raster import PixelFormat, Raster
 
 BITS = {"uint8": torch.uint8, "float16": torch.int16, "bfloat16": torch.int16, "float32": torch.int32}
@@ -88,7 +88,7 @@ def compiled(raster: Raster) -> ModuleType:
 def source(raster: Raster) -> str:
     """The generated module's text."""
     rows = len(raster.names)
-    kept = len(raster.colouring.accumulators)
+    kept = len(raster.accumulators)
     held = "".join(f"tl.where(on, new[{j}], a[{j}]), " for j in range(kept)) or "a[0],"
     first = "".join(f"z - z + FIRST_{j}, " for j in range(kept)) or "z - z,"
     loads = "".join(f"tl.load(table + {j} * stride), " for j in range(rows))
@@ -97,17 +97,17 @@ def source(raster: Raster) -> str:
         f"def keep(on, new, a):\n    return ({held})\n",
         f"def begin(z):\n    return ({first})\n",
     ]
-    if not raster.colouring.observe:
+    if not observes(raster):
         helpers.append("def observe(a, zr, zi, pr, pi, n, p):\n    return a\n")
     written = "\n\n".join("@triton.jit\n" + helper for helper in helpers)
     asked = {*inspect.signature(raster.colouring.paint).parameters}
     switches = flags(raster) | {
-        "FREEZES": bool(asked & {"zr", "zi", "pr", "pi"}) or raster.colouring.observe is not None
+        "FREEZES": bool(asked & {"zr", "zi", "pr", "pi"}) or observes(raster)
     }
     globals_ = "".join(f"{name} = tl.constexpr({value})\n" for name, value in switches.items())
     firsts = "".join(
         f"FIRST_{j} = tl.constexpr({float(value)!r})\n"
-        for j, value in enumerate(raster.colouring.accumulators.values())
+        for j, value in enumerate(raster.accumulators.values())
     )
     body = inspect.getsource(triton_kernel)
     body = body[body.index("@triton.jit(") :]

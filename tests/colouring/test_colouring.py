@@ -19,6 +19,7 @@ from fractal_streams.colouring.crossing import crossing, escape_share, share
 from fractal_streams.colouring.definition import colouring
 from fractal_streams.colouring.palette import palette
 from fractal_streams.colouring.smooth import smooth, tint
+from fractal_streams.errors import FormulaError
 from fractal_streams.formulas import CATALOGUE as FORMULAS, Formula, find_formula
 from fractal_streams.formulas.definition import formula
 from fractal_streams.render.raster import Raster
@@ -59,8 +60,8 @@ def low_bound(zr, zi):  # type: ignore[no-untyped-def]
     source="the continuous count, for tests (2000)", name="steps_of_smooth",
     observe=smooth.observe, accumulators=smooth.accumulators,
 )  # fmt: skip
-def steps_of_smooth(count, inside, zr, zi, pr, pi, gap, gap_before, radius, tolerance):  # type: ignore[no-untyped-def]
-    part = crossing(inside, zr, zi, pr, pi, gap, gap_before, radius, tolerance)
+def steps_of_smooth(count, inside, zr, zi, pr, pi, gap, gap_before, radius, tolerance, converges):  # type: ignore[no-untyped-def]
+    part = crossing(inside, zr, zi, pr, pi, gap, gap_before, radius, tolerance, converges)
     return (count + part) / 64.0, count / 64.0, inside
 
 
@@ -144,7 +145,8 @@ def test_a_share_lies_between_0_and_1_and_grows_with_the_bound(a: float, b: floa
 
 def test_an_orbit_still_inside_has_all_of_its_last_step() -> None:
     assert escape_share(0.3, 0.1, 0.9, 0.0, 2.0) == escape_share(0.9, 0.1, 0.3, 0.0, 2.0) == 1.0
-    assert crossing(1.0, 0.5, 0.0, 0.5, 0.0, 0.0, 0.0, 2.0, 1e-3) == 1.0
+    for converges in (0.0, 1.0):
+        assert crossing(1.0, 0.5, 0.0, 0.5, 0.0, 0.0, 0.0, 2.0, 1e-3, converges) == 1.0
 
 
 @pytest.mark.parametrize("name", ["smooth", "three_phase_sine"])
@@ -234,10 +236,10 @@ def test_colours_have_no_edge_where_the_count_changes(name: str) -> None:
 def test_a_tint_tells_the_roots_apart_and_has_no_cut() -> None:
     for roots in (3, 4, 5, 6):
         angles = 2 * np.pi * np.arange(roots) / roots
-        tints = tint(np.cos(angles), np.sin(angles), 100.0)
+        tints = tint(np.cos(angles), np.sin(angles), 100.0, 1.0)
         assert np.abs(np.subtract.outer(tints, tints))[~np.eye(roots, dtype=bool)].min() > 0.01
-    assert tint(-1.0, 1e-9, 100.0) == pytest.approx(tint(-1.0, -1e-9, 100.0), abs=1e-8)
-    assert tint(300.0, 0.0, 100.0) == 0.0
+    assert tint(-1.0, 1e-9, 100.0, 1.0) == pytest.approx(tint(-1.0, -1e-9, 100.0, 1.0), abs=1e-8)
+    assert tint(300.0, 0.0, 100.0, 1.0) == tint(1.0, 0.0, 100.0, 0.0) == 0.0
 
 
 OVERFLOWS = [(1e30, 1e30), (np.inf, 0.0), (np.inf, -np.inf), (np.nan, 1.0), (0.0, 0.0), (1e-30, -1e-30)]
@@ -245,7 +247,10 @@ OVERFLOWS = [(1e30, 1e30), (np.inf, 0.0), (np.inf, -np.inf), (np.nan, 1.0), (0.0
 
 @pytest.mark.parametrize("name", CATALOGUE)
 @pytest.mark.parametrize("end", OVERFLOWS)
-def test_an_orbit_that_overflowed_is_painted_with_a_finite_colour(name: str, end: tuple[float, float]) -> None:
+@pytest.mark.parametrize("of_convergence", [False, True])
+def test_an_orbit_that_overflowed_is_painted_with_a_finite_colour(
+    name: str, end: tuple[float, float], of_convergence: bool
+) -> None:
     found = find_colouring(name)
     q = {title: np.float32(parameter.high) for title, parameter in found.parameters.items()}
     kept = {title: np.float32(first) for title, first in found.accumulators.items()}
@@ -256,7 +261,8 @@ def test_an_orbit_that_overflowed_is_painted_with_a_finite_colour(name: str, end
             kept = dict(zip(kept, seen, strict=True))
         shown = call(
             found.paint, q | kept, count=np.float32(3), inside=np.float32(0), iterations=np.float32(30),
-            radius=np.float32(2), degree=np.float32(2), tolerance=np.float32(1e-2), **state,
+            radius=np.float32(2), degree=np.float32(2), tolerance=np.float32(1e-2),
+            converges=np.float32(of_convergence), **state,
         )  # fmt: skip
     assert np.isfinite(shown).all() or np.isnan(end[0])
 
@@ -275,3 +281,40 @@ def test_every_pair_gives_a_picture(name: str, of: str) -> None:
     images = ReferenceRenderer(np.float32).render(Raster.of(spec, part), table)
     assert images.reshape(2, 3, -1).std(axis=2).max() > 8
     assert find_formula(of).name == of
+
+
+GAPPED = [name for name in CATALOGUE if find_colouring(name).convergence]
+
+
+def test_what_only_convergence_needs_is_named() -> None:
+    assert GAPPED == ["smooth", "stripe_average", "average_magnitude", "interior"]
+
+
+@few
+@given(
+    p=st.tuples(st.floats(-99, 99), st.floats(-99, 99)), far=st.floats(100, 1e18), angle=st.floats(0, 7),
+    gaps=st.tuples(st.floats(0, 1e9), st.floats(0, 1e9)), others=st.tuples(st.floats(0, 1e9), st.floats(0, 1e9)),
+)  # fmt: skip
+@pytest.mark.parametrize("name", GAPPED)
+def test_an_orbit_that_escaped_is_painted_alike_whether_others_converge(
+    name: str, p: tuple[float, float], far: float, angle: float, gaps: tuple[float, float], others: tuple[float, float]
+) -> None:
+    """Without convergence the colour is that of the full crossing, and of any gaps whatever."""
+    found = find_colouring(name)
+    q = {title: parameter.high for title, parameter in found.parameters.items()}
+    q |= {"steps": 4.0, "total": 1.75, "last": 0.5, "nearest": 0.25, "count": 3.0, "inside": 0.0, "iterations": 30.0}
+    q |= {"zr": far * 1.001 * np.cos(angle), "zi": far * 1.001 * np.sin(angle), "pr": p[0], "pi": p[1]}
+    q |= {"radius": 100.0, "degree": 2.0, "tolerance": 1e-3}
+    painted = [
+        call(found.paint, q | {"gap": pair[0], "gap_before": pair[1]}, converges=converges)
+        for pair, converges in ((gaps, 1.0), (gaps, 0.0), (others, 0.0))
+    ]
+    assert tuple(map(tuple, painted[1:])) == (tuple(painted[0]),) * 2
+
+
+def test_an_accumulator_of_convergence_is_declared() -> None:
+    with pytest.raises(FormulaError, match="convergence names 'gap', which is no accumulator"):
+
+        @colouring(source="for tests (2000)", convergence=("gap",))
+        def ungapped(inside):  # type: ignore[no-untyped-def]
+            return inside, inside, inside

@@ -361,6 +361,24 @@ def test_stopping_orbits_that_repeat_changes_no_pixel(monkeypatch: pytest.Monkey
     numba_backend.compiled.cache_clear()
 
 
+@pytest.mark.parametrize("colouring", ["smooth", "stripe_average", "average_magnitude", "interior"])
+@pytest.mark.parametrize("name", ["mandelbrot", "phoenix"])
+def test_what_only_convergence_needs_is_left_out_and_changes_no_pixel(name: str, colouring: str) -> None:
+    raster, table = pictures(6, formulas=name, colouring=colouring, height=24, width=24)
+    assert "gap" not in raster.accumulators and "gap" in raster.colouring.accumulators
+    full = dataclasses.replace(raster, colouring=dataclasses.replace(raster.colouring, convergence=()))
+    assert bind.flags(full)["ACCUMULATORS"] == bind.flags(raster)["ACCUMULATORS"] + 2
+    assert np.array_equal(RENDER(raster, table), RENDER(full, table))
+    truth = ReferenceRenderer().render(raster, table)
+    assert budget.differing(RENDER(raster, table), truth).sum() <= 6
+
+
+@pytest.mark.parametrize("fields", [{"formulas": "newton"}, {"formulas": "kali"}, {"counting": "visits"}], ids=str)
+def test_gaps_are_kept_where_an_orbit_may_end_inside(fields: dict[str, Any]) -> None:
+    raster, _ = pictures(1, **{"formulas": "mandelbrot", "colouring": "smooth", **fields})
+    assert raster.converges and list(raster.accumulators) == ["gap", "gap_before"]
+
+
 @pytest.mark.parametrize("fields", [
     {"formulas": "phoenix"}, {"formulas": "newton"}, {"colouring": "smooth"}, {"colouring": "orbit_trap"},
     {"counting": "visits"},
