@@ -67,7 +67,7 @@ def bars(
     axes.barh(places, rates, height=0.72, color=[OURS if own else PEER for own in ours])
     axes.set_xscale("log")
     least, most = min(rates), max(rates)
-    axes.set_xlim(10 ** math.floor(math.log10(least)) / 2, most * max(8.0, (most / least) ** 0.4))
+    axes.set_xlim(10 ** math.floor(math.log10(least)) / 2, most * max(12.0, (most / least) ** 0.4))
     for place, rate, note in zip(places, rates, notes, strict=True):
         axes.annotate(note, (rate, place), (4, 0), textcoords="offset points", va="center", fontsize=8)
     axes.set_yticks(places, names)

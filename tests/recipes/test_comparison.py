@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import doctest
+import importlib
 import itertools
 import json
 import sys
@@ -182,6 +184,14 @@ def test_on_a_gpu_a_ratio_is_to_the_fastest_of_ours() -> None:
     rows = rows_of(("ours", 0, "wall", 100.0), ("ours, slower", 0, "wall", 50.0), ("a", 0, "wall", 20.0))
     rows[2] = replace(rows[2], each=(20.0, 25.0, 100.0))  # rounds 5, 4 and 2 times
     assert [row.ours_is for row in with_ratios(rows, Delivery(device="cuda:0"))] == [1.0, 2.0, 4.0]
+
+
+@pytest.mark.parametrize("name", ["comparison", "energy", "scaling", "charts"])
+def test_the_examples_run(name: str) -> None:
+    pytest.importorskip("matplotlib")
+    module = importlib.import_module(f"fractal_streams.recipes.benchmarks.{name}")
+    result = doctest.testmod(module)
+    assert result.attempted > 0 and result.failed == 0
 
 
 def test_the_whole_table(monkeypatch: pytest.MonkeyPatch) -> None:
