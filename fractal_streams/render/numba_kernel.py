@@ -33,6 +33,7 @@ def kernel(table, lookup, out, grid, offsets, first, last, top, bottom):
     out: (B, 3, H, W) bits of the pixels; lookup: (3, 256) bits of each level; grid: (6,) float32,
     `Raster.grid`; offsets: (S, 2) float32, `Raster.offsets`; top: a multiple of the tile's height.
     """
+    widest()
     s = np.empty((12 + ACCUMULATORS) * LANES, np.float32)
     u0, u_column, u_row, v0, v_column, v_row = grid[0], grid[1], grid[2], grid[3], grid[4], grid[5]
     width = out.shape[3]
@@ -87,6 +88,7 @@ def clip(x):
 @numba.njit(nogil=True, forceinline=True, fastmath=FLAGS)
 def orbit(s, p):
     """Iterate a tile until its last lane has stopped, or is found where it was `CYCLE` steps ago."""
+    widest()
     for n in range(STEPS):
         turn = np.float32(n)
         live = np.int32(0)
