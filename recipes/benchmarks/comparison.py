@@ -142,7 +142,7 @@ def compare(
         InvalidValueError, DeviceError: names the argument and what is allowed.
 
     Example:
-        >>> quick = {"size": 8, "batch": 16, "workers": [0], "pictures": 64, "rounds": 1, "seconds": 0.01}
+        >>> quick = {"batch": 16, "workers": [0], "pictures": 64, "rounds": 1, "seconds": 0.01}
         >>> table = compare(device="cpu", only=["none"], **quick)
         >>> [(row.name, row.ours_is) for row in table.rows]
         [('fractal-streams, CPU', 1.0)]
