@@ -8,6 +8,7 @@ import multiprocessing
 import os
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import budget
@@ -332,7 +333,7 @@ def late(zr: Any, zi: Any, cr: Any, ci: Any, n: Any, wait: Any) -> Any:
     return where(n < wait, 0.25, 100.0), zi - zi
 
 
-def test_vectors_are_the_processor_s_widest() -> None:
+def test_vectors_are_the_processor_s_widest(fresh_cache: Path) -> None:
     """LLVM, left alone, takes half of an Ice Lake's; what it makes for one needs none to be looked at."""
     program = (
         "import re\n"
