@@ -25,7 +25,7 @@ COEFFICIENTS = ("poly0", "poly1", "poly2", "poly3")
 
 def rotated_plane(x, y, beta):
     re, im = cmul(x, y, cos(beta), sin(beta))
-    return x - x, y - y, re, im
+    return 0.0, 0.0, re, im
 
 
 @formula(

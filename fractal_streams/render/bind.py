@@ -40,6 +40,8 @@ DECORATOR = {
     "numba": '@numba.njit(nogil=True, forceinline=True, fastmath=FLAGS, error_model="numpy")',  # x / 0 is no exception
     "triton": "@triton.jit",
 }
+OWN: dict[Backend, tuple[Callable[..., Any], ...]] = {"numba": (), "triton": (dialect.cpow,)}
+"""The dialect's own functions that a backend's primitives have a shorter form of."""
 HEADER = {
     "numba": "import numba\nimport numpy as np\nfrom fractal_streams.render.numba_primitives import *\n",
     "triton": "import triton\nimport triton.language as tl\nfrom fractal_streams.render.triton_primitives import *\n",
@@ -138,6 +140,8 @@ class _Rewrite(ast.NodeTransformer):
         for primitive in dialect.PRIMITIVES:
             if found is getattr(dialect, primitive) or (found is abs and primitive == "absolute"):
                 return ast.Name(primitive, ast.Load())
+        if found in OWN[self.module.backend]:
+            return ast.Name(found.__name__, ast.Load())
         if isinstance(found, int | float) and not isinstance(found, bool):
             return ast.Name(self.module.literal(float(found)), ast.Load())
         step = getattr(found, "step", found)
@@ -178,7 +182,7 @@ def module_text(raster: Raster, backend: Backend) -> str:
     view = module.add(view_to_plane)
     view_rows = ", ".join(rows[name] for name in ("centre_x", "centre_y", "half_width", "rotation"))
     adapters = [
-        adapter("start", "x, y, p", formula.start, {}),
+        filled(adapter("start", "x, y, p", formula.start, {}), backend),
         adapter("step", "zr, zi, cr, ci, pr, pi, n, p", formula.step, {}),
         f"{DECORATOR[backend]}\ndef to_plane(u, v, p):\n    return {view}(u, v, {view_rows})\n",
     ]
@@ -205,6 +209,15 @@ def module_text(raster: Raster, backend: Backend) -> str:
     tail = "".join(f"{name} = {make}({value!r})\n" for name, value in ends.items())
     tail += f"FIRSTS = ({firsts})\n"
     return f"{module.text()}\n\n" + "\n\n".join(adapters) + f"\n\n{tail}"
+
+
+def filled(start: str, backend: Backend) -> str:
+    """The start adapter, whose numbers become blocks of lanes where the backend has such; x - 0 is no instruction."""
+    if backend == "numba":
+        return start
+    head, _, called = start.rpartition("return ")
+    block = "    none = tl.zeros_like(x)\n    return zr - none, zi - none, cr - none, ci - none\n"
+    return f"{head}zr, zi, cr, ci = {called}{block}"
 
 
 def observes(raster: Raster) -> bool:

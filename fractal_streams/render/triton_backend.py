@@ -12,6 +12,7 @@ import torch
 from fractal_streams.errors import InvalidValueError
 from fractal_streams.render import triton_kernel
 from fractal_streams.render.bind import flags, load, module_text, observes
+from fractal_streams.render.queue_launch import QueueLauncher, suits
 from fractal_streams.render.raster import PixelFormat, Raster
 
 BITS = {"uint8": torch.uint8, "float16": torch.int16, "bfloat16": torch.int16, "float32": torch.int32}
@@ -30,6 +31,7 @@ class TritonRenderer:
     def __init__(self, device: str = "cuda", tile: tuple[int, int] | None = None) -> None:
         self.device = torch.device(device)
         self.tile = tile
+        self._queue = QueueLauncher(tile)
         self._constants: dict[Any, tuple[torch.Tensor, torch.Tensor]] = {}
 
     def render(self, raster: Raster, table: torch.Tensor, pixels: PixelFormat | None = None) -> torch.Tensor:
@@ -46,15 +48,19 @@ class TritonRenderer:
         if not count:
             return out.view(getattr(torch, pixels.dtype))
         lookup, grid = self.constants(raster, pixels)
+        queued = suits(raster)
         tall, wide = self.tile or tile_shape(raster)
-        tiles = -(-height // tall) * -(-width // wide)
+        programs = self._queue.programs(raster, count) if queued else count * -(-height // tall) * -(-width // wide)
         vote = min(raster.iterations, next((steps for steps in VOTES if raster.iterations % steps == 0), 4))
         table = table.contiguous()
-        if max(count * tiles, table.numel()) > MAX_PROGRAMS:
+        if max(programs, table.numel()) > MAX_PROGRAMS:
             raise InvalidValueError(
                 f"{count} pictures of {height}x{width} are more than one launch holds: ask for fewer"
             )
-        compiled(raster).kernel[(count * tiles,)](
+        if queued:
+            self._queue.launch(raster, table, lookup, out, pixels)
+            return out.view(getattr(torch, pixels.dtype))
+        compiled(raster).kernel[(programs,)](
             table, lookup, out, grid, count, height, width, raster.supersample, tall, wide, vote,
             pixels.channels_last, pixels.dtype == "uint8", num_warps=1, enable_fp_fusion=True,
         )  # fmt: skip
@@ -101,13 +107,10 @@ def source(raster: Raster) -> str:
         helpers.append("def observe(a, zr, zi, pr, pi, n, p):\n    return a\n")
     written = "\n\n".join("@triton.jit\n" + helper for helper in helpers)
     asked = {*inspect.signature(raster.colouring.paint).parameters}
-    switches = flags(raster) | {
-        "FREEZES": bool(asked & {"zr", "zi", "pr", "pi"}) or observes(raster)
-    }
+    switches = flags(raster) | {"FREEZES": bool(asked & {"zr", "zi", "pr", "pi"}) or observes(raster)}
     globals_ = "".join(f"{name} = tl.constexpr({value})\n" for name, value in switches.items())
     firsts = "".join(
-        f"FIRST_{j} = tl.constexpr({float(value)!r})\n"
-        for j, value in enumerate(raster.accumulators.values())
+        f"FIRST_{j} = tl.constexpr({float(value)!r})\n" for j, value in enumerate(raster.accumulators.values())
     )
     body = inspect.getsource(triton_kernel)
     body = body[body.index("@triton.jit(") :]

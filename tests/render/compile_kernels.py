@@ -15,6 +15,7 @@ from triton.compiler import ASTSource
 from fractal_streams.colouring import CATALOGUE as COLOURINGS
 from fractal_streams.draw.triton_kernel import draw_kernel
 from fractal_streams.formulas import CATALOGUE as FORMULAS
+from fractal_streams.render import queue_launch
 from fractal_streams.render.raster import Raster
 from fractal_streams.render.triton_backend import compiled
 from fractal_streams.spec import StreamSpec
@@ -51,6 +52,22 @@ def main() -> None:
             }  # fmt: skip
             code = machine_code(compiled(raster).kernel, KERNEL, values, capability, num_warps=1)
             print(capability, formula, raster.colouring.name, len(code))
+        for counting in ("escape", "visits"):
+            spec = StreamSpec(formulas="polynomial_power", counting=counting)
+            raster = Raster.of(spec, spec.parts()[0])
+            plan = queue_launch.layout(raster)
+            values = {
+                "height": 32, "width": 32, "matrix": False, "tall": plan.tall, "wide": plan.wide,
+                "tile_height": plan.tile[0], "tile_width": plan.tile[1], "vote": plan.vote, "idle": plan.idle,
+                "block": plan.block, "shades": 32, "channels_last": False, "levels": True,
+            }  # fmt: skip
+            module = queue_launch.compiled(raster)
+            kernel = module.visits if raster.runs_through else module.queue
+            types = {name: KERNEL[name] for name in ("table", "lookup", "out", "count")}
+            code = machine_code(
+                kernel, types, values, capability, num_warps=plan.warps, maxnreg=plan.registers[0]
+            )  # fmt: skip
+            print(capability, "queue", counting, len(code))
         for balanced in (False, True):
             values = {"rows": 12, "balanced": balanced, "given": not balanced, "block": 256}
             code = machine_code(draw_kernel, DRAW, values, capability, num_warps=4, enable_fp_fusion=False)
