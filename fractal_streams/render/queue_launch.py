@@ -50,8 +50,8 @@ def layout(raster: Raster, tile: tuple[int, int] | None = None) -> Layout:
     steps = raster.iterations
     if raster.runs_through:
         made = tile or (16, 16)
-        vote = next(steps_ for steps_ in (6, 5, 4, 3, 2, 1) if steps % steps_ == 0)
-        warps, idle, registers = 2, made[0] * made[1], (48, 64, None)
+        vote = next(count for count in (5, 6, 4, 3, 2, 1) if steps % count == 0)
+        warps, idle, registers = 2, made[0] * made[1], (64, 96, None)
     else:
         made = tile or (8, 8)
         vote, warps, idle, registers = min(3, steps), 1, made[0] * made[1] // 4, (40, 56, None)

@@ -3,9 +3,9 @@
     python -m fractal_streams.recipes.benchmarks.gpu --json gpu.json
 
 Images per second of `stream.generate(range(n))` (drawing, labels and rendering; uint8, NCHW, preset
-seed-readme), the renderer alone, the seed's `get_batch` and its kernel over a full batch; the host's
-time to hand a batch of 512 at 32x32 to a training loop; and rates of the other formulas and formats.
-Medians of CUDA-event times, warm.
+seed-readme), the renderer alone, the seed's `get_batch` and its kernel over a full batch; steps a second
+without early exit; the host's time to hand a batch of 512 at 32x32 to a training loop; and rates of the other
+formulas and formats. Shares are of the bound in `roofline.py`. Medians of CUDA-event times, warm.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from typing import Any
 
 import torch
 import triton
-from fractal_streams.recipes.benchmarks import seed_method
+from fractal_streams.recipes.benchmarks import roofline, seed_method
 from fractal_streams.recipes.benchmarks.throughput import gate
 from torch.utils.data import DataLoader
 from triton.testing import do_bench
@@ -65,7 +65,20 @@ def sizes() -> list[dict[str, float]]:
         batch = SEED_BATCH[size] / wall(lambda: seed_method.full_batch(list(range(SEED_BATCH[size])), size))
         rows.append({
             "size": size, "generate": generate, "render": render, "seed get_batch": single, "seed full batch": batch,
+            "share": roofline.share(stream, generate) or 0.0,
         })  # fmt: skip
+    return rows
+
+
+def full_steps() -> list[dict[str, float]]:
+    """Steps a second when no orbit stops early (`counting="visits"`), and the share of the tighter bound."""
+    rows = []
+    for size, count in SIZES.items():
+        stream = open_stream("seed-readme", device="cuda", height=size, width=size, counting="visits")
+        assert isinstance(stream, StillStream)
+        rate = count / seconds(lambda: stream.generate(range(count)))
+        steps = rate * size * size * stream.rasters[0].iterations
+        rows.append({"size": size, "steps/s": steps, "share": roofline.share(stream, rate) or 0.0})
     return rows
 
 
@@ -97,7 +110,12 @@ def formulas(size: int = 32, count: int = 131072) -> list[dict[str, Any]]:
         stream = StillStream(StreamSpec(formulas=name, height=size, width=size), device="cuda")
         rate = count / seconds(lambda: stream.generate(range(count)), 100)
         steps = stream.rasters[0].iterations
-        rows.append({"formula": name, "iterations": steps, "images/s": rate})
+        limit = roofline.bound(stream.rasters[0], stream.device)
+        rows.append({
+            "formula": name, "iterations": steps, "mean steps": roofline.mean_steps(stream.spec), "images/s": rate,
+            "instructions a step": limit.step.instructions if limit else None,
+            "share": roofline.share(stream, rate),
+        })  # fmt: skip
     return rows
 
 
@@ -126,6 +144,17 @@ def formats(size: int = 32, count: int = 262144) -> list[dict[str, Any]]:
     return rows
 
 
+def shown(value: Any) -> str:
+    """A figure as a table has it: four digits at least."""
+    return (
+        f"{value:,.0f}"
+        if isinstance(value, float) and value >= 1000
+        else f"{value:.4g}"
+        if isinstance(value, float)
+        else str(value)
+    )
+
+
 def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     arguments.add_argument("--json", type=Path, help="where to write the figures")
@@ -133,7 +162,8 @@ def main() -> None:
     given = arguments.parse_args()
     figures: dict[str, Any] = {
         "device": torch.cuda.get_device_name(), "torch": torch.__version__, "triton": triton.__version__,
-        "parity": gate("seed-readme", "triton", "cuda", 64, ("uint8",)), "sizes": sizes(), "delivery": delivery(),
+        "parity": gate("seed-readme", "triton", "cuda", 64, ("uint8",)), "sizes": sizes(), "full steps": full_steps(),
+        "delivery": delivery(),
     }  # fmt: skip
     if not given.quick:
         figures |= {"formulas": formulas(), "formats": formats(), "presets": presets()}
@@ -141,12 +171,15 @@ def main() -> None:
         given.json.write_text(json.dumps(figures, indent=1))
     print(f"{figures['device']}, torch {figures['torch']}, Triton {figures['triton']}; parity {figures['parity']}")
     for row in figures["sizes"]:
-        print("  ".join(f"{name} {value:,.0f}" for name, value in row.items()), end="  ")
+        rates = {name: value for name, value in row.items() if name != "share"}
+        print("  ".join(f"{name} {value:,.0f}" for name, value in rates.items()), end=f"  share {row['share']:.0%}  ")
         ratio = row["generate"]
         print(f"ratio {ratio / row['seed get_batch']:,.0f} and {ratio / row['seed full batch']:,.0f}")
+    for row in figures["full steps"]:
+        print(f"all steps at {row['size']}: {row['steps/s'] / 1e9:.0f} G/s, {row['share']:.0%} of the tighter bound")
     print("  ".join(f"{name} {value:.1f} us" for name, value in figures["delivery"].items()))
     for row in (*figures.get("formulas", ()), *figures.get("formats", ()), *figures.get("presets", ())):
-        print("  ".join(f"{value:,.0f}" if isinstance(value, float) else str(value) for value in row.values()))
+        print("  ".join(f"{name} {shown(value)}" for name, value in row.items()))
 
 
 if __name__ == "__main__":

@@ -171,7 +171,7 @@ def clock(device: str) -> float:
 
 
 @colouring(source="none: a count to be read, not to be looked at")
-def count_as_levels(count):
+def count_as_levels(count: Any) -> tuple[Any, Any, Any]:
     """The count in the levels of two channels, the lower byte in red."""
     high = floor(count * 0.00390625)
     return (count - 256.0 * high + 0.5) * 0.00392156862745098, (high + 0.5) * 0.00392156862745098, 0.0 * count
