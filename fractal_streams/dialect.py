@@ -42,6 +42,11 @@ def csquare(re: Real, im: Real) -> tuple[Real, Real]:
     return re * re - im * im, 2.0 * re * im
 
 
+def csquare_plus(re: Real, im: Real, cre: Real, cim: Real) -> tuple[Real, Real]:
+    """The square of re + i im, and a number added."""
+    return re * re - im * im + cre, 2.0 * re * im + cim
+
+
 def cmul(are: Real, aim: Real, bre: Real, bim: Real) -> tuple[Real, Real]:
     """The product of two complex numbers."""
     return are * bre - aim * bim, are * bim + aim * bre

@@ -37,6 +37,7 @@ class Colouring:
     accumulators: name to first value.
     convergence: accumulators that `paint` reads only where `converges` is 1, and that no other one follows
         from; elsewhere renderers may leave them at their first values.
+    inside_alike: `paint` gives all orbits that never stop one colour, wherever they are.
     """
 
     name: str
@@ -44,6 +45,7 @@ class Colouring:
     observe: Callable[..., Any] | None = None
     accumulators: Mapping[str, float] = field(default_factory=dict)
     convergence: tuple[str, ...] = ()
+    inside_alike: bool = False
     parameters: Mapping[str, Parameter] = field(default_factory=dict)
     source: str
     version: int = 1
@@ -66,6 +68,7 @@ def colouring(
     observe: Callable[..., Any] | None = None,
     accumulators: Mapping[str, float] | None = None,
     convergence: Iterable[str] = (),
+    inside_alike: bool = False,
     name: str | None = None,
 ) -> Callable[[Callable[..., Any]], Colouring]:
     """Make the decorated paint function a `Colouring` and register it under its name."""
@@ -99,7 +102,8 @@ def colouring(
             raise FormulaError(f"colouring {title!r} is already registered by {known.module}; choose another name=")
         made = Colouring(
             name=title, paint=paint, observe=observe, accumulators=dict(accumulators or {}),
-            convergence=tuple(convergence), parameters=dict(parameters or {}), source=source, module=paint.__module__,
+            convergence=tuple(convergence), inside_alike=inside_alike, parameters=dict(parameters or {}),
+            source=source, module=paint.__module__,
         )  # fmt: skip
         REGISTRY[title] = made
         return made

@@ -30,6 +30,7 @@ def smooth_place(count, inside, zr, zi, pr, pi, gap, gap_before, radius, toleran
     parameters=PALETTE,
     accumulators=GAPS,
     convergence=GAPS,
+    inside_alike=True,
     observe=gaps,
 )
 def smooth(

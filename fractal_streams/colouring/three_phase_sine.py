@@ -18,7 +18,7 @@ def three_waves(phase):
     return red, green, blue
 
 
-@colouring(source="S. Ryu, Infinite-Fractal-Stream (2024)", parameters={"frequency": FREQUENCY})
+@colouring(source="S. Ryu, Infinite-Fractal-Stream (2024)", parameters={"frequency": FREQUENCY}, inside_alike=True)
 def three_phase_sine(count, inside, iterations, frequency):
     red, green, blue = three_waves(frequency * (count / iterations + 1.0))
     outside = 1.0 - inside

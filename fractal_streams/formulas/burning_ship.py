@@ -9,6 +9,7 @@ Computers & Graphics 16 (1992).
 
 from fractal_streams.dialect import absolute
 from fractal_streams.formulas.definition import Parameter, formula
+from fractal_streams.formulas.mandelbrot import square_stays_out
 
 
 @formula(
@@ -20,6 +21,7 @@ from fractal_streams.formulas.definition import Parameter, formula
     },
     class_parameters=("centre_x", "centre_y", "half_width"),
     iterations=40,
+    stays_out=square_stays_out,
 )
 def burning_ship(zr, zi, cr, ci):
     return zr * zr - zi * zi + cr, 2.0 * absolute(zr * zi) + ci

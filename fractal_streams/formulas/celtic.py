@@ -7,6 +7,7 @@ Folklore of fractal software, about 2010; it is in the formula list of Kalles Fr
 
 from fractal_streams.dialect import absolute
 from fractal_streams.formulas.definition import Parameter, formula
+from fractal_streams.formulas.mandelbrot import square_stays_out
 
 
 @formula(
@@ -18,6 +19,7 @@ from fractal_streams.formulas.definition import Parameter, formula
     },
     class_parameters=("centre_x", "centre_y", "half_width"),
     iterations=40,
+    stays_out=square_stays_out,
 )
 def celtic(zr, zi, cr, ci):
     return absolute(zr * zr - zi * zi) + cr, 2.0 * zr * zi + ci

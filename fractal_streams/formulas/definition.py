@@ -55,6 +55,11 @@ class Formula:
     stop: "escape" when |z| >= radius, "converge" when |z - previous z| < tolerance or, when
         `limit` names a point, |z - limit| < tolerance; "either" of them; or "never": the orbit runs
         through, and its count is of the steps that ended within the radius.
+    stays_out: reads `radius` and parameters by name, and is true where an orbit that has left the radius
+        never comes back (a float32 that overflows counts as outside). The formula's page proves it.
+        Renderers then look for the step at which it left only once in a while.
+    interior: reads `cr ci` and parameters by name, and is true only of c whose orbits from `start` never
+        stop; it need not find them all. It keeps a margin for float32.
 
     Raises:
         FormulaError: names the formula, the field, the value and what is allowed.
@@ -73,6 +78,8 @@ class Formula:
     degree: float = 2.0
     class_parameters: tuple[str, ...] = ()
     colouring: str = "smooth"
+    stays_out: Callable[..., Any] | None = None
+    interior: Callable[..., Any] | None = None
     version: int = 1
     module: str = field(default="", compare=False)
 
@@ -149,7 +156,10 @@ def formula(
 
     def register(step: Callable[..., Any]) -> Formula:
         title = name or step.__name__
-        for function, free in ((step, STATE), (begin, ("x", "y"))):
+        hooks = ((settings.get("stays_out"), ("radius",)), (settings.get("interior"), ("cr", "ci")))
+        for function, free in ((step, STATE), (begin, ("x", "y")), *hooks):
+            if function is None:
+                continue
             for asked in inspect.signature(function).parameters:
                 if asked not in free and asked not in declared:
                     raise FormulaError(

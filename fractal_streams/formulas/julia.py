@@ -3,11 +3,14 @@
 c is drawn through the multiplier mu of a fixed point, c = mu/2 (1 - mu/2): for |mu| near 1 it lies
 near the rim of the Mandelbrot set's main cardioid, where Julia sets are neither blobs nor dust.
 
+An orbit outside a radius R >= 2.5 with R >= |c| stays there: |z**2 + c| >= |z|**2 - |c| >= |z| (|z| - 1)
+>= 1.5 |z|; and |c| <= |mu|/2 + |mu|**2/4.
+
 G. Julia, Journal de mathematiques pures et appliquees 8 (1918); the rim: A. Douady, J. Hubbard,
 Etude dynamique des polynomes complexes (1984).
 """
 
-from fractal_streams.dialect import cmul, cos, csquare, sin
+from fractal_streams.dialect import absolute, cmul, cos, csquare_plus, sin
 from fractal_streams.formulas.definition import Parameter, formula
 
 TURN = 6.283185307179586
@@ -25,6 +28,11 @@ def julia_plane(x, y, multiplier, angle):
     return x, y, re + (x - x), im + (x - x)
 
 
+def rim_stays_out(radius, multiplier):
+    half = 0.5 * absolute(multiplier)
+    return (radius >= 2.5) & (half + half * half <= radius)
+
+
 @formula(
     source="G. Julia, J. Math. Pures Appl. 8 (1918) 47-245",
     parameters={
@@ -37,7 +45,7 @@ def julia_plane(x, y, multiplier, angle):
     start=julia_plane,
     class_parameters=("multiplier", "angle"),
     iterations=100,
+    stays_out=rim_stays_out,
 )
 def julia(zr, zi, cr, ci):
-    re, im = csquare(zr, zi)
-    return re + cr, im + ci
+    return csquare_plus(zr, zi, cr, ci)

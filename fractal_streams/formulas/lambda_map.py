@@ -4,6 +4,9 @@ The pixel is lambda. The plane shows the Mandelbrot set unrolled to two discs th
 radius 1 about 0 and about 2; a half turn about 1 maps it to itself. `anchor` moves the view to
 lambda = anchor e^{i anchor_angle}: anchor 1 is the rim of the left disc.
 
+An orbit outside a radius R >= 4 stays there. For |lambda| <= 1/2 none gets there: from |z| <= 1/2 the next
+is at most 1/2 * 1/2 * 3/2. For others |lambda z (1 - z)| >= 1/2 |z| (|z| - 1) >= 1.5 |z|.
+
 B. Mandelbrot, Annals of the New York Academy of Sciences 357 (1980).
 """
 
@@ -20,6 +23,10 @@ def lambda_plane(x, y, anchor, anchor_angle):
     return 0.5 + (x - x), y - y, x + anchor * cos(anchor_angle), y + anchor * sin(anchor_angle)
 
 
+def logistic_stays_out(radius):
+    return radius >= 4.0
+
+
 @formula(
     name="lambda",
     source="B. Mandelbrot, Annals NYAS 357 (1980) 249-259",
@@ -32,6 +39,7 @@ def lambda_plane(x, y, anchor, anchor_angle):
     start=lambda_plane,
     class_parameters=("centre_x", "centre_y", "half_width"),
     iterations=60,
+    stays_out=logistic_stays_out,
 )
 def lambda_map(zr, zi, cr, ci):
     re, im = cmul(zr, zi, 1.0 - zr, -zi)

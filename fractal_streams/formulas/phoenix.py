@@ -4,10 +4,14 @@ The pixel is where the orbit starts. c is drawn through an eigenvalue mu of the 
 fixed point, which lies at w = (mu - memory/mu)/2 with c = (1 - memory) w - w**2; |mu| = 1 is the rim
 of the component with an attracting fixed point. Ushiki's phoenix has c = 0.5667, memory = -0.5.
 
+An orbit outside a radius R with R >= |c| and R >= 3 + |memory| stays there: while the z before is not
+the farther one, |z**2 + c + memory p| >= |z| (|z| - 1 - |memory|) >= 2 |z|. It is not when the orbit
+leaves: p lies within R, or is the start, from which the first step, without memory, leads out too.
+
 S. Ushiki, "Phoenix", IEEE Transactions on Circuits and Systems 35 (1988).
 """
 
-from fractal_streams.dialect import cos, csquare, maximum, reciprocal, sin, where
+from fractal_streams.dialect import absolute, cos, csquare, maximum, reciprocal, sin, where
 from fractal_streams.formulas.definition import Parameter, formula
 from fractal_streams.formulas.julia import TURN
 
@@ -19,6 +23,13 @@ def phoenix_plane(x, y, multiplier, angle, memory):
     square_re, square_im = csquare(re, im)
     rest = 1.0 - memory
     return x, y, rest * re - square_re + (x - x), rest * im - square_im + (x - x)
+
+
+def phoenix_stays_out(radius, multiplier, memory):
+    """By |w| <= (|mu| + |memory / mu|)/2 and |c| <= (1 + |memory|) |w| + |w|**2."""
+    weight = absolute(memory)
+    reach = 0.5 * (absolute(multiplier) + weight * reciprocal(maximum(multiplier, 1e-3)))
+    return (radius >= 3.0 + weight) & ((1.0 + weight) * reach + reach * reach <= radius)
 
 
 @formula(
@@ -34,6 +45,7 @@ def phoenix_plane(x, y, multiplier, angle, memory):
     start=phoenix_plane,
     class_parameters=("multiplier", "angle", "memory"),
     iterations=100,
+    stays_out=phoenix_stays_out,
 )
 def phoenix(zr, zi, cr, ci, pr, pi, n, memory):
     re, im = csquare(zr, zi)

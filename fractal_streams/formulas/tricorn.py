@@ -7,6 +7,7 @@ set", Nonlinearity 2 (1989).
 """
 
 from fractal_streams.formulas.definition import Parameter, formula
+from fractal_streams.formulas.mandelbrot import square_stays_out
 
 
 @formula(
@@ -18,6 +19,7 @@ from fractal_streams.formulas.definition import Parameter, formula
     },
     class_parameters=("centre_x", "centre_y", "half_width"),
     iterations=60,
+    stays_out=square_stays_out,
 )
 def tricorn(zr, zi, cr, ci):
     return zr * zr - zi * zi + cr, ci - 2.0 * zr * zi

@@ -40,7 +40,7 @@ DECORATOR = {
     "numba": '@numba.njit(nogil=True, forceinline=True, fastmath=FLAGS, error_model="numpy")',  # x / 0 is no exception
     "triton": "@triton.jit",
 }
-OWN: dict[Backend, tuple[Callable[..., Any], ...]] = {"numba": (), "triton": (dialect.cpow,)}
+OWN: dict[Backend, tuple[Callable[..., Any], ...]] = {"numba": (), "triton": (dialect.cpow, dialect.csquare_plus)}
 """The dialect's own functions that a backend's primitives have a shorter form of."""
 HEADER = {
     "numba": "import numba\nimport numpy as np\nfrom fractal_streams.render.numba_primitives import *\n",
@@ -186,6 +186,10 @@ def module_text(raster: Raster, backend: Backend) -> str:
         adapter("step", "zr, zi, cr, ci, pr, pi, n, p", formula.step, {}),
         f"{DECORATOR[backend]}\ndef to_plane(u, v, p):\n    return {view}(u, v, {view_rows})\n",
     ]
+    if formula.stays_out:
+        adapters.append(adapter("stays_out", "p", formula.stays_out, constants))
+    if formula.interior:
+        adapters.append(adapter("interior", "cr, ci, p", formula.interior, {}))
     held = {name: module.literal(float(first)) for name, first in colouring.accumulators.items()}
     held |= {name: f"a[{row}]" for row, name in enumerate(kept)}
     if colouring.observe and observes(raster):
@@ -225,6 +229,14 @@ def observes(raster: Raster) -> bool:
     return raster.colouring.observe is not None and bool(raster.accumulators)
 
 
+def outward(raster: Raster) -> int:
+    """Whether orbits that have left the radius never come back: 0 no, 1 yes, 2 as a picture's parameters say."""
+    holds = raster.formula.stays_out
+    if holds is None or raster.converges:
+        return 0
+    return int(bool(holds(raster.radius))) if {*inspect.signature(holds).parameters} == {"radius"} else 2
+
+
 def flags(raster: Raster) -> dict[str, int | bool]:
     """The switches of a kernel's generated module."""
     stepped = {*inspect.signature(raster.formula.step).parameters}
@@ -241,6 +253,8 @@ def flags(raster: Raster) -> dict[str, int | bool]:
         "CONVERGES": raster.formula.stop in ("converge", "either"),
         "LIMITED": raster.formula.limit is not None,
         "VISITS": raster.runs_through,
+        "OUTWARD": outward(raster),
+        "INTERIOR": raster.formula.interior is not None and raster.colouring.inside_alike and not raster.converges,
         "CYCLES": repeats and not raster.converges and not observes(raster),
     }
 

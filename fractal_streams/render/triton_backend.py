@@ -19,6 +19,8 @@ BITS = {"uint8": torch.uint8, "float16": torch.int16, "bfloat16": torch.int16, "
 MAX_PROGRAMS = 2**31 - 1
 VOTES = (3, 5, 4)
 """Steps between two votes on whether a tile is done; the first that divides the iterations."""
+GROUP = 8
+"""Steps of a group that is run again from its beginning, a power of two: see `orbit_in_groups`."""
 
 
 class TritonRenderer:
@@ -108,10 +110,14 @@ def source(raster: Raster) -> str:
     written = "\n\n".join("@triton.jit\n" + helper for helper in helpers)
     asked = {*inspect.signature(raster.colouring.paint).parameters}
     switches = flags(raster) | {"FREEZES": bool(asked & {"zr", "zi", "pr", "pi"}) or observes(raster)}
-    globals_ = "".join(f"{name} = tl.constexpr({value})\n" for name, value in switches.items())
+    groups = switches["FREEZES"] and not observes(raster) and not raster.converges
+    switches |= {"SPAN": min(GROUP, 1 << raster.iterations.bit_length() - 1) if groups else 0}
+    grid = zip(("U0", "U_COLUMN", "U_ROW", "V0", "V_COLUMN", "V_ROW"), raster.grid(), strict=True)
+    globals_ = "".join(f"{name} = tl.constexpr({value})\n" for name, value in (*switches.items(), *grid))
     firsts = "".join(
         f"FIRST_{j} = tl.constexpr({float(value)!r})\n" for j, value in enumerate(raster.accumulators.values())
     )
     body = inspect.getsource(triton_kernel)
     body = body[body.index("@triton.jit(") :]
-    return f"{module_text(raster, 'triton')}\n{globals_}{firsts}\n\n{written}\n\n{body}"
+    imports = "from fractal_streams.render.triton_primitives import INTERPRETED\n"
+    return f"{imports}{module_text(raster, 'triton')}\n{globals_}{firsts}\n\n{written}\n\n{body}"

@@ -36,8 +36,6 @@ def kernel(
     red = tl.zeros([tile_height * tile_width], tl.float32)
     green = red
     blue = red
-    u0, u_column, u_row = tl.load(grid), tl.load(grid + 1), tl.load(grid + 2)
-    v0, v_column, v_row = tl.load(grid + 3), tl.load(grid + 4), tl.load(grid + 5)
     for sample in range(supersample * supersample):
         if supersample == 1:
             i = column.to(tl.float32)
@@ -45,9 +43,19 @@ def kernel(
         else:
             i = column + (((sample % supersample) * 1.0 + 0.5) / supersample - 0.5)
             j = row + (((sample // supersample) * 1.0 + 0.5) / supersample - 0.5)
-        x, y = to_plane(u0 + u_column * i + u_row * j, v0 + v_column * i + v_row * j, p)
+        x, y = to_plane(along(U0, U_COLUMN, i, U_ROW, j), along(V0, V_COLUMN, i, V_ROW, j), p)
         zr, zi, cr, ci = start(x, y, p)
-        seen, zr, zi, pr, pi, a = orbit(zr, zi, cr, ci, within, p, vote)
+        if SPAN == 0:
+            seen, zr, zi, pr, pi, a = orbit(zr, zi, cr, ci, within, p, vote)
+        else:
+            a = begin(zr)
+            if OUTWARD == 2:
+                if stays_out(p):
+                    seen, zr, zi, pr, pi = orbit_in_groups(zr, zi, cr, ci, within, p, True)
+                else:
+                    seen, zr, zi, pr, pi = orbit_in_groups(zr, zi, cr, ci, within, p, False)
+            else:
+                seen, zr, zi, pr, pi = orbit_in_groups(zr, zi, cr, ci, within, p, OUTWARD == 1)
         inside = tl.where(seen == STEPS, 1.0, 0.0)
         r, g, b = paint(seen.to(tl.float32), inside, zr, zi, pr, pi, a, p)
         red += tl.minimum(tl.maximum(r, 0.0), 1.0)
@@ -60,9 +68,28 @@ def kernel(
     else:
         place = out + image.to(tl.int64) * (3 * height * width) + (row * width + column)
         step_by: tl.constexpr = height * width
-    write(place, lookup, (red * full).to(tl.int32), within, levels)
-    write(place + step_by, lookup + 256, (green * full).to(tl.int32), within, levels)
-    write(place + 2 * step_by, lookup + 512, (blue * full).to(tl.int32), within, levels)
+    write(place, lookup, whole(red * full), within, levels)
+    write(place + step_by, lookup + 256, whole(green * full), within, levels)
+    write(place + 2 * step_by, lookup + 512, whole(blue * full), within, levels)
+
+
+@triton.jit
+def along(first, by_column: tl.constexpr, column, by_row: tl.constexpr, row):
+    """A coordinate of the view; upright pictures have one term, those in matrix order the other."""
+    if by_row == 0.0:
+        return first + by_column * column
+    else:
+        return first + by_row * row
+
+
+@triton.jit
+def whole(x):
+    """The integer part of 0 <= x < 256, at a quarter of a conversion's cost: a sum rounded down ends in its bits."""
+    if INTERPRETED:
+        return x.to(tl.int32)
+    else:
+        bits = tl.inline_asm_elementwise("add.rm.f32 $0, $1, 0f4B000000;", "=f,f", [x], tl.float32, True, 1)
+        return bits.to(tl.int32, bitcast=True) & 255
 
 
 @triton.jit
@@ -125,3 +152,90 @@ def orbit(zr, zi, cr, ci, within, p, vote: tl.constexpr):
         if not VISITS:
             live = tl.max(alive.to(tl.int32), axis=0)
     return count, zr, zi, pr, pi, a
+
+
+@triton.jit
+def orbit_in_groups(zr, zi, cr, ci, within, p, outward: tl.constexpr):
+    """Iterate a tile in groups of `SPAN` steps, and keep of each lane where the group began that stopped it.
+
+    So no step freezes the lanes that have stopped: the step at which one did is found by running its last
+    group again, see `replay`. outward: lanes that have left stay out, and are asked at the end of a group only.
+    """
+    alive = within
+    inner = within & (zr != zr)
+    if INTERIOR:
+        inner = interior(cr, ci, p)
+        alive = alive & (inner == 0)
+    count = within.to(tl.int32) * 0
+    pr, pi = zr, zi
+    held_r, held_i, before_r, before_i = zr, zi, zr, zi
+    first: tl.constexpr = STEPS % SPAN
+    if first > 0:
+        zr, zi, pr, pi, alive, count = group(zr, zi, cr, ci, pr, pi, alive, count, 0, p, first, outward)
+    n = first
+    live = tl.max(alive.to(tl.int32), axis=0)
+    while (n < STEPS) & (live > 0):
+        held_r, held_i = tl.where(alive, zr, held_r), tl.where(alive, zi, held_i)
+        before_r, before_i = tl.where(alive, pr, before_r), tl.where(alive, pi, before_i)
+        zr, zi, pr, pi, alive, count = group(zr, zi, cr, ci, pr, pi, alive, count, n, p, SPAN, outward)
+        n += SPAN
+        live = tl.max(alive.to(tl.int32), axis=0)
+    count, zr, zi, pr, pi = replay(held_r, held_i, cr, ci, before_r, before_i, alive, count, p, outward)
+    return tl.where(inner, STEPS, count), zr, zi, pr, pi
+
+
+@triton.jit
+def group(zr, zi, cr, ci, pr, pi, alive, count, n, p, steps: tl.constexpr, outward: tl.constexpr):
+    """Run all lanes for some steps, those too that have stopped; count what the living end inside."""
+    for j in tl.static_range(steps):
+        new_r, new_i = step(zr, zi, cr, ci, pr, pi, (n + j) * 1.0, p)
+        pr, pi, zr, zi = zr, zi, new_r, new_i
+        if not outward:
+            alive = alive & (zr * zr + zi * zi < RADIUS_SQUARED)
+            count = tl.where(alive, count + 1, count)
+    if outward:
+        alive = alive & (zr * zr + zi * zi < RADIUS_SQUARED)
+        count = tl.where(alive, count + steps, count)
+    return zr, zi, pr, pi, alive, count
+
+
+@triton.jit
+def replay(zr, zi, cr, ci, pr, pi, alive, count, p, outward: tl.constexpr):
+    """Run each lane's last group again, to its last step inside and one further, in halves as a search goes.
+
+    Arithmetic may round here otherwise than it did before. So where the lane left is found anew from the same
+    steps that give its z: that z lies beyond the radius, or by a rounding short of it, which is painted alike.
+    """
+    first: tl.constexpr = STEPS % SPAN
+    ran = count
+    if not outward:
+        ran = tl.minimum(count, STEPS - 1)
+        ahead = ran
+        if first > 0:
+            ahead = tl.where(ran < first, ran, ran - first)
+        ahead = ahead & (SPAN - 1)
+        ran = ran - ahead
+    else:
+        ran = tl.where(alive, STEPS - SPAN, count)
+        ahead = ran
+    for turn in tl.static_range(SPAN):
+        if SPAN >> (turn + 1) > 0:
+            zr, zi, pr, pi, ran = further(zr, zi, cr, ci, pr, pi, ahead, ran, p, SPAN >> (turn + 1), outward)
+    new_r, new_i = step(zr, zi, cr, ci, pr, pi, ran.to(tl.float32), p)
+    return tl.where(alive, STEPS, ran), new_r, new_i, zr, zi
+
+
+@triton.jit
+def further(zr, zi, cr, ci, pr, pi, ahead, ran, p, steps: tl.constexpr, outward: tl.constexpr):
+    """Go on by some steps where they end inside, and nowhere else."""
+    far_r, far_i, near_r, near_i = zr, zi, pr, pi
+    for j in tl.static_range(steps):
+        new_r, new_i = step(far_r, far_i, cr, ci, near_r, near_i, (ran + j).to(tl.float32), p)
+        near_r, near_i, far_r, far_i = far_r, far_i, new_r, new_i
+    if outward:
+        on = far_r * far_r + far_i * far_i < RADIUS_SQUARED
+    else:
+        on = (ahead & steps) != 0
+    zr, zi = tl.where(on, far_r, zr), tl.where(on, far_i, zi)
+    pr, pi = tl.where(on, near_r, pr), tl.where(on, near_i, pi)
+    return zr, zi, pr, pi, tl.where(on, ran + steps, ran)
