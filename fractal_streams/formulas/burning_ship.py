@@ -7,7 +7,7 @@ M. Michelitsch, O. E. Roessler, "The burning ship and its quasi-Julia sets",
 Computers & Graphics 16 (1992).
 """
 
-from fractal_streams.dialect import absolute
+from fractal_streams.dialect import absolute, csquare_plus
 from fractal_streams.formulas.definition import Parameter, formula
 from fractal_streams.formulas.mandelbrot import square_stays_out
 
@@ -24,4 +24,5 @@ from fractal_streams.formulas.mandelbrot import square_stays_out
     stays_out=square_stays_out,
 )
 def burning_ship(zr, zi, cr, ci):
-    return zr * zr - zi * zi + cr, 2.0 * absolute(zr * zi) + ci
+    re, _ = csquare_plus(zr, zi, cr, ci)
+    return re, 2.0 * absolute(zr * zi) + ci

@@ -11,7 +11,7 @@ leaves: p lies within R, or is the start, from which the first step, without mem
 S. Ushiki, "Phoenix", IEEE Transactions on Circuits and Systems 35 (1988).
 """
 
-from fractal_streams.dialect import absolute, cos, csquare, maximum, reciprocal, sin, where
+from fractal_streams.dialect import absolute, cos, csquare, csquare_plus, maximum, reciprocal, sin, where
 from fractal_streams.formulas.definition import Parameter, formula
 from fractal_streams.formulas.julia import TURN
 
@@ -48,6 +48,6 @@ def phoenix_stays_out(radius, multiplier, memory):
     stays_out=phoenix_stays_out,
 )
 def phoenix(zr, zi, cr, ci, pr, pi, n, memory):
-    re, im = csquare(zr, zi)
+    re, im = csquare_plus(zr, zi, cr, ci)
     weight = where(n < 0.5, 0.0, memory)
-    return re + cr + weight * pr, im + ci + weight * pi
+    return re + weight * pr, im + weight * pi

@@ -6,6 +6,7 @@ W. D. Crowe, R. Hasson, P. J. Rippon, P. E. D. Strain-Clark, "On the structure o
 set", Nonlinearity 2 (1989).
 """
 
+from fractal_streams.dialect import csquare_plus
 from fractal_streams.formulas.definition import Parameter, formula
 from fractal_streams.formulas.mandelbrot import square_stays_out
 
@@ -22,4 +23,4 @@ from fractal_streams.formulas.mandelbrot import square_stays_out
     stays_out=square_stays_out,
 )
 def tricorn(zr, zi, cr, ci):
-    return zr * zr - zi * zi + cr, ci - 2.0 * zr * zi
+    return csquare_plus(zr, -zi, cr, ci)

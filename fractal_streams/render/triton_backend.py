@@ -99,9 +99,9 @@ def source(raster: Raster) -> str:
     kept = len(raster.accumulators)
     held = "".join(f"tl.where(on, new[{j}], a[{j}]), " for j in range(kept)) or "a[0],"
     first = "".join(f"z - z + FIRST_{j}, " for j in range(kept)) or "z - z,"
-    loads = "".join(f"tl.load(table + {j} * stride), " for j in range(rows))
+    loads = "".join(f"tl.load(table + (image + {j} * stride)), " for j in range(rows))
     helpers = [
-        f"def gather(table, stride):\n    return ({loads})\n",
+        f"def gather(table, image, stride):\n    return ({loads})\n",
         f"def keep(on, new, a):\n    return ({held})\n",
         f"def begin(z):\n    return ({first})\n",
     ]

@@ -28,7 +28,7 @@ def kernel(
     program = tl.program_id(0)
     image = program // tiles
     tile = program % tiles
-    p = gather(table + image, count)
+    p = gather(table, image, count)
     lane = tl.arange(0, tile_height * tile_width)
     column = (tile % across) * tile_width + lane % tile_width
     row = (tile // across) * tile_height + lane // tile_width
@@ -58,16 +58,15 @@ def kernel(
                 seen, zr, zi, pr, pi = orbit_in_groups(zr, zi, cr, ci, within, p, OUTWARD == 1)
         inside = tl.where(seen == STEPS, 1.0, 0.0)
         r, g, b = paint(seen.to(tl.float32), inside, zr, zi, pr, pi, a, p)
-        red += tl.minimum(tl.maximum(r, 0.0), 1.0)
-        green += tl.minimum(tl.maximum(g, 0.0), 1.0)
-        blue += tl.minimum(tl.maximum(b, 0.0), 1.0)
+        r, g, b = clip(r), clip(g), clip(b)
+        if supersample == 1:
+            red, green, blue = r, g, b
+        else:
+            red, green, blue = red + r, green + g, blue + b
     full: tl.constexpr = 255.0 / (supersample * supersample)
-    if channels_last:
-        place = out + image.to(tl.int64) * (3 * height * width) + (row * width + column) * 3
-        step_by: tl.constexpr = 1
-    else:
-        place = out + image.to(tl.int64) * (3 * height * width) + (row * width + column)
-        step_by: tl.constexpr = height * width
+    apart: tl.constexpr = 3 if channels_last else 1
+    step_by: tl.constexpr = 1 if channels_last else height * width
+    place = out + image.to(tl.int64) * (3 * height * width) + unseen((row * width + column) * apart)
     write(place, lookup, whole(red * full), within, levels)
     write(place + step_by, lookup + 256, whole(green * full), within, levels)
     write(place + 2 * step_by, lookup + 512, whole(blue * full), within, levels)
@@ -80,6 +79,21 @@ def along(first, by_column: tl.constexpr, column, by_row: tl.constexpr, row):
         return first + by_column * column
     else:
         return first + by_row * row
+
+
+@triton.jit
+def clip(x):
+    """Into [0, 1]; NaN becomes 0."""
+    return tl.minimum(tl.maximum(x, 0.0), 1.0)
+
+
+@triton.jit
+def unseen(places):
+    """The same places, whose order the compiler can't see: it would shuffle lanes to store two pixels at once."""
+    if INTERPRETED:
+        return places
+    else:
+        return tl.inline_asm_elementwise("mov.b32 $0, $1;", "=r,r", [places], tl.int32, True, 1)
 
 
 @triton.jit
@@ -168,25 +182,27 @@ def orbit_in_groups(zr, zi, cr, ci, within, p, outward: tl.constexpr):
         alive = alive & (inner == 0)
     count = within.to(tl.int32) * 0
     pr, pi = zr, zi
-    held_r, held_i, before_r, before_i = zr, zi, zr, zi
+    held, held_r, held_i, before_r, before_i = count, zr, zi, zr, zi
     first: tl.constexpr = STEPS % SPAN
     if first > 0:
         zr, zi, pr, pi, alive, count = group(zr, zi, cr, ci, pr, pi, alive, count, 0, p, first, outward)
     n = first
-    live = tl.max(alive.to(tl.int32), axis=0)
+    live = 1
     while (n < STEPS) & (live > 0):
+        held = tl.where(alive, n, held)
         held_r, held_i = tl.where(alive, zr, held_r), tl.where(alive, zi, held_i)
         before_r, before_i = tl.where(alive, pr, before_r), tl.where(alive, pi, before_i)
         zr, zi, pr, pi, alive, count = group(zr, zi, cr, ci, pr, pi, alive, count, n, p, SPAN, outward)
         n += SPAN
         live = tl.max(alive.to(tl.int32), axis=0)
-    count, zr, zi, pr, pi = replay(held_r, held_i, cr, ci, before_r, before_i, alive, count, p, outward)
-    return tl.where(inner, STEPS, count), zr, zi, pr, pi
+    ahead = tl.minimum(count - held, SPAN - 1)
+    ran, zr, zi, pr, pi = replay(held_r, held_i, cr, ci, before_r, before_i, held, ahead, p, outward)
+    return tl.where(inner, STEPS, tl.where(alive, STEPS, ran)), zr, zi, pr, pi
 
 
 @triton.jit
 def group(zr, zi, cr, ci, pr, pi, alive, count, n, p, steps: tl.constexpr, outward: tl.constexpr):
-    """Run all lanes for some steps, those too that have stopped; count what the living end inside."""
+    """Run all lanes for some steps, those too that have stopped; unless outward, count what the living end inside."""
     for j in tl.static_range(steps):
         new_r, new_i = step(zr, zi, cr, ci, pr, pi, (n + j) * 1.0, p)
         pr, pi, zr, zi = zr, zi, new_r, new_i
@@ -195,38 +211,26 @@ def group(zr, zi, cr, ci, pr, pi, alive, count, n, p, steps: tl.constexpr, outwa
             count = tl.where(alive, count + 1, count)
     if outward:
         alive = alive & (zr * zr + zi * zi < RADIUS_SQUARED)
-        count = tl.where(alive, count + steps, count)
     return zr, zi, pr, pi, alive, count
 
 
 @triton.jit
-def replay(zr, zi, cr, ci, pr, pi, alive, count, p, outward: tl.constexpr):
+def replay(zr, zi, cr, ci, pr, pi, ran, ahead, p, outward: tl.constexpr):
     """Run each lane's last group again, to its last step inside and one further, in halves as a search goes.
 
     Arithmetic may round here otherwise than it did before. So where the lane left is found anew from the same
     steps that give its z: that z lies beyond the radius, or by a rounding short of it, which is painted alike.
+    ran: steps before that group; ahead: its steps that ended inside, unless outward.
     """
-    first: tl.constexpr = STEPS % SPAN
-    ran = count
-    if not outward:
-        ran = tl.minimum(count, STEPS - 1)
-        ahead = ran
-        if first > 0:
-            ahead = tl.where(ran < first, ran, ran - first)
-        ahead = ahead & (SPAN - 1)
-        ran = ran - ahead
-    else:
-        ran = tl.where(alive, STEPS - SPAN, count)
-        ahead = ran
     for turn in tl.static_range(SPAN):
         if SPAN >> (turn + 1) > 0:
-            zr, zi, pr, pi, ran = further(zr, zi, cr, ci, pr, pi, ahead, ran, p, SPAN >> (turn + 1), outward)
+            zr, zi, pr, pi, ran = further(zr, zi, cr, ci, pr, pi, ran, ahead, p, SPAN >> (turn + 1), outward)
     new_r, new_i = step(zr, zi, cr, ci, pr, pi, ran.to(tl.float32), p)
-    return tl.where(alive, STEPS, ran), new_r, new_i, zr, zi
+    return ran, new_r, new_i, zr, zi
 
 
 @triton.jit
-def further(zr, zi, cr, ci, pr, pi, ahead, ran, p, steps: tl.constexpr, outward: tl.constexpr):
+def further(zr, zi, cr, ci, pr, pi, ran, ahead, p, steps: tl.constexpr, outward: tl.constexpr):
     """Go on by some steps where they end inside, and nowhere else."""
     far_r, far_i, near_r, near_i = zr, zi, pr, pi
     for j in tl.static_range(steps):
