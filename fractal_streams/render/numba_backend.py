@@ -107,6 +107,8 @@ def source(raster: Raster) -> str:
     body = body[body.index("TILE_HEIGHT =") :]
     if not observes(raster):
         helpers.append("def observe(a, zr, zi, pr, pi, n, p):\n    return (zr,)\n")
+    if not raster.formula.interior:
+        helpers.append("def interior(cr, ci, p):\n    return False\n")
     written = "\n\n".join("@numba.njit(nogil=True, forceinline=True, fastmath=FLAGS)\n" + helper for helper in helpers)
     switches = "".join(f"{name} = {value}\n" for name, value in flags(raster).items())
     numbers = f"CACHED = True\nONE, ZERO = np.float32(1), np.float32(0)\nITERATIONS = np.float32({raster.iterations})\n"

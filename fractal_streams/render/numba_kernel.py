@@ -59,8 +59,9 @@ def kernel(table, lookup, out, grid, offsets, first, last, top, bottom):
                             zr, zi, cr, ci = start(x, y, p)
                             s[ZR + k], s[ZI + k], s[CR + k], s[CI + k] = zr, zi, cr, ci
                             s[PR + k], s[PI + k] = zr, zi
-                            s[COUNT + k] = ZERO
-                            s[ALIVE + k] = ONE if (j < tall) & (i < wide) else ZERO
+                            known = INTERIOR & interior(cr, ci, p)
+                            s[COUNT + k] = ITERATIONS if known else ZERO
+                            s[ALIVE + k] = ONE if (j < tall) & (i < wide) & ~known else ZERO
                             begin(s, k)
                     orbit(s, p)
                     for k in range(LANES):

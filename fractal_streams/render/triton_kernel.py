@@ -170,17 +170,28 @@ def orbit(zr, zi, cr, ci, within, p, vote: tl.constexpr):
 
 @triton.jit
 def orbit_in_groups(zr, zi, cr, ci, within, p, outward: tl.constexpr):
-    """Iterate a tile in groups of `SPAN` steps, and keep of each lane where the group began that stopped it.
+    """Iterate a tile in groups of `SPAN` steps, but for the lanes whose c is known to lie in the interior.
 
-    So no step freezes the lanes that have stopped: the step at which one did is found by running its last
-    group again, see `replay`. outward: lanes that have left stay out, and are asked at the end of a group only.
+    No step freezes the lanes that have stopped: of each lane is kept where the group began that stopped it, and
+    the step at which it did is found by running that group again, see `replay`.
+    outward: lanes that have left stay out, and are asked at the end of a group only.
     """
-    alive = within
-    inner = within & (zr != zr)
     if INTERIOR:
         inner = interior(cr, ci, p)
-        alive = alive & (inner == 0)
-    count = within.to(tl.int32) * 0
+        seen = tl.where(inner, STEPS, 0)
+        pr, pi = zr, zi
+        if tl.max((within & (inner == 0)).to(tl.int32), axis=0) > 0:
+            seen, zr, zi, pr, pi = run(zr, zi, cr, ci, within & (inner == 0), p, outward)
+            seen = tl.where(inner, STEPS, seen)
+    else:
+        seen, zr, zi, pr, pi = run(zr, zi, cr, ci, within, p, outward)
+    return seen, zr, zi, pr, pi
+
+
+@triton.jit
+def run(zr, zi, cr, ci, alive, p, outward: tl.constexpr):
+    """A first group of what is left over, then whole ones until the last lane has stopped; and the replay."""
+    count = alive.to(tl.int32) * 0
     pr, pi = zr, zi
     held, held_r, held_i, before_r, before_i = count, zr, zi, zr, zi
     first: tl.constexpr = STEPS % SPAN
@@ -197,7 +208,7 @@ def orbit_in_groups(zr, zi, cr, ci, within, p, outward: tl.constexpr):
         live = tl.max(alive.to(tl.int32), axis=0)
     ahead = tl.minimum(count - held, SPAN - 1)
     ran, zr, zi, pr, pi = replay(held_r, held_i, cr, ci, before_r, before_i, held, ahead, p, outward)
-    return tl.where(inner, STEPS, tl.where(alive, STEPS, ran)), zr, zi, pr, pi
+    return tl.where(alive, STEPS, ran), zr, zi, pr, pi
 
 
 @triton.jit

@@ -197,6 +197,19 @@ def test_a_step_that_asks_for_what_is_not_declared_is_refused() -> None:
             return zr * k, zi
 
 
+@pytest.mark.parametrize("hook", ["stays_out", "interior"])
+def test_a_hook_that_asks_for_what_is_not_declared_is_refused(hook: str) -> None:
+    def bounded(zr: Any) -> Any:
+        return zr > 2.0
+
+    with pytest.raises(FormulaError, match="bounded asks for 'zr', which is neither one of (radius|cr, ci) nor"):
+        formula(source=SOURCE, **{hook: bounded})(with_hook)
+
+
+def with_hook(zr: Any, zi: Any) -> Any:
+    return zr, zi
+
+
 def test_a_colouring_that_asks_for_what_is_not_declared_is_refused() -> None:
     with pytest.raises(FormulaError, match="asks for 'hue'"):
 

@@ -354,6 +354,17 @@ def test_vectors_are_the_processor_s_widest(fresh_cache: Path) -> None:
     assert wide > 300 and wide > 4 * narrow, (wide, narrow)
 
 
+def test_an_interior_that_is_known_changes_no_pixel(monkeypatch: pytest.MonkeyPatch) -> None:
+    raster, table = pictures(32, formulas="mandelbrot", height=24, width=24, supersample=2)
+    assert bind.flags(raster)["INTERIOR"]
+    found = RENDER(raster, table)
+    assert (found == 0).all(axis=1).mean() > 0.2
+    monkeypatch.setattr(numba_backend, "flags", lambda raster: {**bind.flags(raster), "INTERIOR": False})
+    numba_backend.compiled.cache_clear()
+    assert np.array_equal(RENDER(raster, table), found)
+    numba_backend.compiled.cache_clear()
+
+
 def without_cycles(raster: Raster) -> dict[str, Any]:
     return {**bind.flags(raster), "CYCLES": False}
 
