@@ -2,8 +2,8 @@
 
 NumPy runs the functions as they stand. For Numba and Triton their source text is copied into a
 generated module, where the dialect's words mean the backend's primitives, number literals are
-float32, and five adapters (`gather`, `start`, `step`, `observe`, `paint`) hand each function the
-arguments that its signature asks for. The module is a real file in the user's cache folder, named
+float32, and adapters (`start`, `step`, `observe`, `paint`, ...) hand each function the arguments
+that its signature asks for. The module is a real file in the user's cache folder, named
 by its content, because both compilers read source files and keep their caches by them.
 """
 

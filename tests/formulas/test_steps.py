@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from fractal_streams.dialect import csquare, csquare_plus
 from fractal_streams.formulas import CATALOGUE, find_formula
 from fractal_streams.render.reference import call
 
@@ -151,3 +152,10 @@ def test_an_anchor_of_0_leaves_the_plane_alone(name: str) -> None:
     q = {**drawn(name, 0), "anchor": 0.0}
     _, _, cr, ci = call(find_formula(name).start, q, x=np.array([0.25]), y=np.array([-0.5]))
     np.testing.assert_allclose([cr[0], ci[0]], [0.25, -0.5], atol=1e-15)
+
+
+def test_a_square_and_a_number_are_added_as_they_are_written() -> None:
+    """The same bytes as the sum of the two: backends may order it otherwise, the reference must not."""
+    parts = np.random.default_rng(2).normal(size=(4, 1000))
+    square, plus = csquare(*parts[:2]), csquare_plus(*parts)
+    assert np.array_equal(plus[0], square[0] + parts[2]) and np.array_equal(plus[1], square[1] + parts[3])
