@@ -8,7 +8,6 @@ from typing import Any, Protocol, TypeVar
 
 from fractal_streams.batch import Batch
 from fractal_streams.errors import missing_extra
-from fractal_streams.render.launches import limited
 
 try:
     import torch
@@ -34,32 +33,6 @@ class Lane(Protocol):
         """Lets the consumer use the batch from the event on, and keeps the batch's memory until it has."""
 
 
-class Pace:
-    """Whether a lane's work gives way, learnt from when its results were done and when they were needed.
-
-    Work that is done long before it is needed goes in small launches of short programs, which fill what
-    a model's kernels leave free: a step then takes less than its own time more. Work that is waited for
-    takes the whole GPU.
-
-    least: programs of a small launch.
-    """
-
-    def __init__(self, least: int) -> None:
-        self.least = least
-        self.programs: int | None = None
-
-    def learn(self, early: float, period: float) -> None:
-        """A result was done so long before it was needed; period: between two needs, in the same unit."""
-        if early < 0.0:
-            self.programs = None
-        elif early > 0.5 * period:
-            self.programs = self.least
-
-
-WARPS = 24
-"""Of each multiprocessor, of 64, that a small launch takes."""
-
-
 class CudaLane:
     """A CUDA stream beside the one that the model runs on.
 
@@ -70,16 +43,13 @@ class CudaLane:
         self.device = torch.device(device)
         self.side = torch.cuda.Stream(self.device, priority=priority)
         self.side.wait_stream(torch.cuda.current_stream(self.device))
-        self.pace = Pace(WARPS * torch.cuda.get_device_properties(self.device).multi_processor_count)
-        self._needs: deque[tuple[Any, Any]] = deque()
 
     def launch(self, work: Callable[[], T]) -> tuple[T, Any]:
-        self._learn()
         # not before the consumer's work so far: what it holds back is memory of a few results
         self.side.wait_stream(self.consumer())
-        with torch.cuda.stream(self.side), limited(self.pace.programs):
+        with torch.cuda.stream(self.side):
             result = work()
-            event = torch.cuda.Event(enable_timing=True, blocking=True)
+            event = torch.cuda.Event(blocking=True)
             event.record(self.side)
         return result, event
 
@@ -90,19 +60,9 @@ class CudaLane:
         return torch.cuda.current_stream(self.device)
 
     def admit(self, batch: Batch, event: Any, consumer: Any) -> None:
-        needed = torch.cuda.Event(enable_timing=True)
-        needed.record(consumer)
-        self._needs.append((needed, event))
         consumer.wait_event(event)
         for tensor in (batch.index, batch.images, batch.labels, *batch.latents.values()):
             tensor.record_stream(consumer)
-
-    def _learn(self) -> None:
-        """Take the results that were both done and needed into account, two needs apart."""
-        while len(self._needs) > 1 and all(event.query() for event in self._needs[1]):
-            before, _ = self._needs.popleft()
-            needed, done = self._needs[0]
-            self.pace.learn(done.elapsed_time(needed), before.elapsed_time(needed))
 
 
 AHEAD = 2

@@ -32,7 +32,7 @@ except ImportError:
 from fractal_streams.prefetch import CudaLane, Lane, ahead
 from fractal_streams.trainers import refuse_resharding
 
-LAUNCH_PIXELS, MAX_CHUNK = 2**24, 4096
+LAUNCH_PIXELS, MAX_CHUNK = 2**25, 4096
 """Pixels that fill a GPU, and the most steps that are rendered together to have as many."""
 BLOCK_BYTES, MAX_BLOCK = 2**23, 256
 """Of single samples on a CPU, the most that are rendered together."""

@@ -14,7 +14,7 @@ from digits import Digits
 from torch.utils.data import DataLoader
 
 from fractal_streams import Shard, StreamDataset, open_stream, torch_data
-from fractal_streams.prefetch import CudaLane, Pace, ahead
+from fractal_streams.prefetch import CudaLane, ahead
 from fractal_streams.stream import Stream
 
 pytestmark = [
@@ -59,15 +59,6 @@ def test_the_next_work_is_launched_before_a_result_is_handed_over() -> None:
         "launch 0", "launch 1", "settle 0", "launch 2", "use 0", "settle 1", "launch 3", "use 1", "use 2", "use 3",
     ]  # fmt: skip
     assert list(ahead(iter([]), lane)) == []
-
-
-def test_work_done_early_gives_way_and_work_that_is_waited_for_takes_the_gpu() -> None:
-    pace = Pace(least=1000)
-    asked = []
-    for early in (0.4, 0.6, 0.4, -0.1, 0.4, 0.9):
-        pace.learn(early=early, period=1.0)
-        asked.append(pace.programs)
-    assert asked == [None, 1000, 1000, None, None, 1000]
 
 
 class Ahead(StreamDataset):

@@ -11,7 +11,6 @@ import torch
 
 from fractal_streams.render import triton_queue
 from fractal_streams.render.bind import flags, load, module_text
-from fractal_streams.render.launches import gives_way, launches
 from fractal_streams.render.raster import PixelFormat, Raster
 
 MAX_STEPS = 32767
@@ -47,10 +46,7 @@ def suits(raster: Raster) -> bool:
 
 
 def layout(raster: Raster, tile: tuple[int, int] | None = None) -> Layout:
-    """The fastest that was measured on an H200, or where launches give way the shortest; no bit depends on it.
-
-    `recipes/benchmarks/README.md` has those that were tried.
-    """
+    """The fastest that was measured on an H200; `recipes/benchmarks/README.md` has the others."""
     steps = raster.iterations
     if raster.runs_through:
         made = tile or (16, 16)
@@ -60,7 +56,7 @@ def layout(raster: Raster, tile: tuple[int, int] | None = None) -> Layout:
         made = tile or (8, 8)
         vote, warps, idle, registers = min(3, steps), 1, made[0] * made[1] // 4, (40, 56, None)
     tall, wide = (
-        side if gives_way() else max(side, min(32, 1 << (length - 1).bit_length()))
+        max(side, min(32, 1 << (length - 1).bit_length()))
         for side, length in zip(made, (raster.height, raster.width), strict=True)
     )
     return Layout(
@@ -76,31 +72,29 @@ class QueueLauncher:
         self.tile = tile
         self._registers: dict[Raster, int | None] = {}
 
-    def programs(self, raster: Raster) -> int:
-        """Programs of one picture."""
+    def programs(self, raster: Raster, count: int) -> int:
+        """Programs of a launch."""
         plan = layout(raster, self.tile)
-        return -(-raster.height // plan.tall) * -(-raster.width // plan.wide)
+        return count * -(-raster.height // plan.tall) * -(-raster.width // plan.wide)
 
     def launch(
         self, raster: Raster, table: torch.Tensor, lookup: torch.Tensor, out: torch.Tensor, pixels: PixelFormat
     ) -> None:
         """Fill `out` from the table; with fewer registers more warps run, unless values no longer fit."""
-        plan, module = layout(raster, self.tile), compiled(raster)
+        plan, module, count = layout(raster, self.tile), compiled(raster), table.shape[1]
         kernel = module.visits if raster.runs_through else module.queue
         shades = 1 << raster.iterations.bit_length()
-        each = self.programs(raster)
-        for first, number in launches(table.shape[1], each):
-            tried = (self._registers[raster],) if raster in self._registers else plan.registers
-            for registers in tried:
-                made = kernel[(number * each,)](
-                    table, lookup, out, table.shape[1], first, raster.height, raster.width, raster.matrix, plan.tall,
-                    plan.wide, *plan.tile, plan.vote, plan.idle, plan.block,
-                    max(32, shades) if shades <= MAX_SHADES else 0, pixels.channels_last, pixels.dtype == "uint8",
-                    num_warps=plan.warps, enable_fp_fusion=True, maxnreg=registers,
-                )  # fmt: skip
-                if not getattr(made, "n_spills", 0):
-                    break
-            self._registers[raster] = registers
+        tried = (self._registers[raster],) if raster in self._registers else plan.registers
+        for registers in tried:
+            made = kernel[(self.programs(raster, count),)](
+                table, lookup, out, count, raster.height, raster.width, raster.matrix, plan.tall, plan.wide,
+                *plan.tile, plan.vote, plan.idle, plan.block, max(32, shades) if shades <= MAX_SHADES else 0,
+                pixels.channels_last, pixels.dtype == "uint8", num_warps=plan.warps, enable_fp_fusion=True,
+                maxnreg=registers,
+            )  # fmt: skip
+            if not getattr(made, "n_spills", 0):
+                break
+        self._registers[raster] = registers
 
 
 @cache

@@ -12,7 +12,6 @@ import torch
 from fractal_streams.errors import InvalidValueError
 from fractal_streams.render import triton_kernel
 from fractal_streams.render.bind import flags, load, module_text, observes
-from fractal_streams.render.launches import launches
 from fractal_streams.render.queue_launch import QueueLauncher, suits
 from fractal_streams.render.raster import PixelFormat, Raster
 
@@ -53,21 +52,20 @@ class TritonRenderer:
         lookup, grid = self.constants(raster, pixels)
         queued = suits(raster)
         tall, wide = self.tile or tile_shape(raster)
-        each = self._queue.programs(raster) if queued else -(-height // tall) * -(-width // wide)
+        programs = self._queue.programs(raster, count) if queued else count * -(-height // tall) * -(-width // wide)
         vote = min(raster.iterations, next((steps for steps in VOTES if raster.iterations % steps == 0), 4))
         table = table.contiguous()
-        if max(count * each, table.numel()) > MAX_PROGRAMS:
+        if max(programs, table.numel()) > MAX_PROGRAMS:
             raise InvalidValueError(
                 f"{count} pictures of {height}x{width} are more than one launch holds: ask for fewer"
             )
         if queued:
             self._queue.launch(raster, table, lookup, out, pixels)
             return out.view(getattr(torch, pixels.dtype))
-        for first, number in launches(count, each):
-            compiled(raster).kernel[(number * each,)](
-                table, lookup, out, grid, count, first, height, width, raster.supersample, tall, wide, vote,
-                pixels.channels_last, pixels.dtype == "uint8", num_warps=1, enable_fp_fusion=True,
-            )  # fmt: skip
+        compiled(raster).kernel[(programs,)](
+            table, lookup, out, grid, count, height, width, raster.supersample, tall, wide, vote,
+            pixels.channels_last, pixels.dtype == "uint8", num_warps=1, enable_fp_fusion=True,
+        )  # fmt: skip
         return out.view(getattr(torch, pixels.dtype))
 
     def constants(self, raster: Raster, pixels: PixelFormat) -> tuple[torch.Tensor, torch.Tensor]:

@@ -11,14 +11,14 @@ import triton
 import triton.language as tl
 
 
-@triton.jit(do_not_specialize=["count", "first"])  # families ask for any number of each: one machine code serves all
+@triton.jit(do_not_specialize=["count"])  # families ask for any number of each: one machine code serves all
 def kernel(
-    table, lookup, out, grid, count, first,
+    table, lookup, out, grid, count,
     height: tl.constexpr, width: tl.constexpr, supersample: tl.constexpr,
     tile_height: tl.constexpr, tile_width: tl.constexpr, vote: tl.constexpr,
     channels_last: tl.constexpr, levels: tl.constexpr,
 ):  # fmt: skip
-    """Fill out[image] from table[:, image], a tile to a program, from image `first` on.
+    """Fill out[image] from table[:, image], a tile to a program.
 
     table: (P, count) float32; lookup: (3, 256) bits of each level; grid: (6,) float32, `Raster.grid`;
     out: (count, 3, height, width) or (count, height, width, 3) bits of the pixels.
@@ -26,7 +26,7 @@ def kernel(
     across: tl.constexpr = (width + tile_width - 1) // tile_width
     tiles: tl.constexpr = across * ((height + tile_height - 1) // tile_height)
     program = tl.program_id(0)
-    image = first + program // tiles
+    image = program // tiles
     tile = program % tiles
     p = gather(table, image, count)
     lane = tl.arange(0, tile_height * tile_width)

@@ -13,15 +13,15 @@ import triton
 import triton.language as tl
 
 
-@triton.jit(do_not_specialize=["count", "first"])
+@triton.jit(do_not_specialize=["count"])
 def queue(
-    table, lookup, out, count, first,
+    table, lookup, out, count,
     height: tl.constexpr, width: tl.constexpr, matrix: tl.constexpr,
     tall: tl.constexpr, wide: tl.constexpr, tile_height: tl.constexpr, tile_width: tl.constexpr,
     vote: tl.constexpr, idle: tl.constexpr, block: tl.constexpr, shades: tl.constexpr,
     channels_last: tl.constexpr, levels: tl.constexpr,
 ):  # fmt: skip
-    """Fill out[image] from table[:, image], a region of tall x wide pixels to a program, from image `first` on.
+    """Fill out[image] from table[:, image], a region of tall x wide pixels to a program.
 
     table: (P, count) float32; lookup: (3, 256) bits of each level; out: (count, 3, height, width) or
     (count, height, width, 3) bits of the pixels. The sides of regions and tiles are powers of two.
@@ -30,7 +30,7 @@ def queue(
     regions: tl.constexpr = across * ((height + tall - 1) // tall)
     apart: tl.constexpr = 3 if channels_last else 1
     program = tl.program_id(0)
-    image = first + program // regions
+    image = program // regions
     left = (program % regions) % across * wide
     top = (program % regions) // across * tall
     p = gather(table + image, count)
@@ -96,15 +96,9 @@ def advance(zr, zi, cr, ci, seen, alive, p, vote: tl.constexpr):
     lasted = seen * 0
     for j in tl.static_range(vote):
         zr, zi = step(zr, zi, cr, ci, zr, zi, 0.0, p)
-        alive = alive & (square(zr, zi) < RADIUS_SQUARED)
+        alive = alive & (zr * zr + zi * zi < RADIUS_SQUARED)
         lasted = tl.where(alive, j + 1, lasted)
     return zr, zi, seen + lasted, alive
-
-
-@triton.jit
-def square(zr, zi):
-    """|z|**2, rounded in the same way wherever it stands: which lane has a pixel, and when, changes no bit."""
-    return tl.fma(zi, zi, zr * zr)
 
 
 @triton.jit
@@ -116,9 +110,9 @@ def note(place, seen, which, by: tl.constexpr, levels: tl.constexpr):
         tl.store(place + by, (seen >> 8).to(place.dtype.element_ty), mask=which)
 
 
-@triton.jit(do_not_specialize=["count", "first"])
+@triton.jit(do_not_specialize=["count"])
 def visits(
-    table, lookup, out, count, first,
+    table, lookup, out, count,
     height: tl.constexpr, width: tl.constexpr, matrix: tl.constexpr,
     tall: tl.constexpr, wide: tl.constexpr, tile_height: tl.constexpr, tile_width: tl.constexpr,
     vote: tl.constexpr, idle: tl.constexpr, block: tl.constexpr, shades: tl.constexpr,
@@ -131,7 +125,7 @@ def visits(
     apart: tl.constexpr = 3 if channels_last else 1
     by: tl.constexpr = 1 if channels_last else height * width
     program = tl.program_id(0)
-    image = first + program // regions
+    image = program // regions
     left = (program % regions) % across * wide
     top = (program % regions) // across * tall
     p = gather(table + image, count)
@@ -143,7 +137,7 @@ def visits(
         for _ in range(STEPS // vote):
             for _j in tl.static_range(vote):
                 zr, zi = step(zr, zi, cr, ci, zr, zi, 0.0, p)
-                seen += below(square(zr, zi))
+                seen += below(zr * zr + zi * zi)
         within = fits(row, column, height, width, tall, wide)
         note(picture + (row * width + column) * apart, seen.to(tl.int32), within, by, levels)
     tl.debug_barrier()

@@ -127,7 +127,7 @@ def machine_code(raster: Raster, capability: int) -> bytes:
         "tile_height": plan.tile[0], "tile_width": plan.tile[1], "vote": plan.vote, "idle": plan.idle,
         "block": plan.block, "shades": 32, "channels_last": False, "levels": True,
     }  # fmt: skip
-    types = {"table": "*fp32", "lookup": "*u8", "out": "*u8", "count": "i32", "first": "i32"}
+    types = {"table": "*fp32", "lookup": "*u8", "out": "*u8", "count": "i32"}
     source = ASTSource(
         module.visits, {name: types.get(name, "constexpr") for name in names},
         {(names.index(name),): value for name, value in values.items()},

@@ -20,7 +20,7 @@ from fractal_streams.render.raster import Raster
 from fractal_streams.render.triton_backend import compiled
 from fractal_streams.spec import StreamSpec
 
-KERNEL = {"table": "*fp32", "lookup": "*u8", "out": "*u8", "grid": "*fp32", "count": "i32", "first": "i32"}
+KERNEL = {"table": "*fp32", "lookup": "*u8", "out": "*u8", "grid": "*fp32", "count": "i32"}
 DRAW = {
     "indices": "*i64", "operation": "*i32", "level": "*i32", "keys": "*u32", "numbers": "*fp64", "choices": "*fp32",
     "taylor": "*fp64", "index_out": "*i64", "labels": "*i64", "table": "*fp32",
@@ -63,7 +63,7 @@ def main() -> None:
             }  # fmt: skip
             module = queue_launch.compiled(raster)
             kernel = module.visits if raster.runs_through else module.queue
-            types = {name: KERNEL[name] for name in ("table", "lookup", "out", "count", "first")}
+            types = {name: KERNEL[name] for name in ("table", "lookup", "out", "count")}
             code = machine_code(
                 kernel, types, values, capability, num_warps=plan.warps, maxnreg=plan.registers[0]
             )  # fmt: skip

@@ -13,7 +13,6 @@ pytest.importorskip("triton")
 
 from fractal_streams.draw import make_plan, reference
 from fractal_streams.render import queue_launch
-from fractal_streams.render.launches import limited
 from fractal_streams.render.queue_launch import layout, suits
 from fractal_streams.render.raster import PixelFormat, Raster
 from fractal_streams.render.triton_backend import TritonRenderer
@@ -112,30 +111,3 @@ def test_registers_are_tried_until_nothing_spills(monkeypatch: pytest.MonkeyPatc
     for _ in range(2):
         launcher.launch(raster, table, table, table, PixelFormat())
     assert asked == [40, 56, 56]
-
-
-@pytest.mark.parametrize("fields", [{}, {"counting": "visits"}, {"formulas": "mandelbrot"}])
-def test_launches_that_give_way_draw_the_same(fields: dict[str, object]) -> None:
-    raster, table = drawn(3, height=20, width=24, **fields)
-    usual = TritonRenderer(DEVICE, (8, 8)).render(raster, table)
-    with limited(5):
-        assert torch.equal(TritonRenderer(DEVICE, (8, 8)).render(raster, table), usual)
-
-
-@pytest.mark.gpu
-@pytest.mark.parametrize(
-    "fields",
-    [
-        {}, {"counting": "visits"}, {"orientation": "matrix"}, {"height": 100, "width": 60}, {"iterations": 200},
-        {"formulas": "mandelbrot", "colouring": "three_phase_sine"}, {"formulas": "sine"}, {"formulas": "julia"},
-        {"formulas": "julia", "colouring": "three_phase_sine"}, {"formulas": "multibrot", "colouring": "three_phase_sine"},
-    ],
-)  # fmt: skip
-def test_no_bit_depends_on_regions_and_lanes(fields: dict[str, object]) -> None:
-    """Of 16 million pixels of each kind."""
-    raster, table = drawn(4096, **{"height": 64, "width": 64, **fields})
-    renderer = TritonRenderer("cuda")
-    usual = renderer.render(raster, table)
-    with limited(3168):
-        assert torch.equal(renderer.render(raster, table), usual)
-    assert torch.equal(renderer.render(raster, table[:, 4000:4001].contiguous())[0], usual[4000])
