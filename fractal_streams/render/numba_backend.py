@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from fractal_streams.render import numba_kernel
 from fractal_streams.render.bind import flags, load, module_text, observes
+from fractal_streams.render.fission import WHOLE, Fission, fission
 from fractal_streams.render.raster import PixelFormat, Raster, check_table
 from fractal_streams.spec import whole
 
@@ -109,10 +110,13 @@ def source(raster: Raster) -> str:
         helpers.append("def observe(a, zr, zi, pr, pi, n, p):\n    return (zr,)\n")
     if not raster.formula.interior:
         helpers.append("def interior(cr, ci, p):\n    return False\n")
+    text = module_text(raster, "numba")
+    step = fission(text) or Fission(0, WHOLE)
     written = "\n\n".join("@numba.njit(nogil=True, forceinline=True, fastmath=FLAGS)\n" + helper for helper in helpers)
     switches = "".join(f"{name} = {value}\n" for name, value in flags(raster).items())
-    numbers = f"CACHED = True\nONE, ZERO = np.float32(1), np.float32(0)\nITERATIONS = np.float32({raster.iterations})\n"
-    return f"{module_text(raster, 'numba')}\n{switches}{numbers}\n\n{body}\n\n{written}"
+    numbers = f"CACHED = True\nSLOTS = {step.slots}\nONE, ZERO = np.float32(1), np.float32(0)\n"
+    numbers += f"ITERATIONS = np.float32({raster.iterations})\n"
+    return f"{text}\n{switches}{numbers}\n\n{body}\n\n{step.text}\n\n{written}"
 
 
 def _pool(threads: int) -> ThreadPoolExecutor:

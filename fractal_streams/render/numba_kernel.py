@@ -2,7 +2,7 @@
 
 A tile of pixels runs in step, so that the innermost loop is over lanes and becomes vector code; a
 tile ends when its last orbit has. The names in capitals and the lower-case calls that this file
-does not define (`start`, `step`, `keep`, ...) are the generated module's.
+does not define (`start`, `arrive`, `keep`, ...) are the generated module's.
 """
 
 # ruff: noqa: F821
@@ -18,12 +18,14 @@ CACHED = False  # True in a generated module, whose folder is writable; this fil
 TILE_HEIGHT = 8
 TILE_WIDTH = 16
 LANES = TILE_HEIGHT * TILE_WIDTH
+ENDLESS = np.float32(-1.0)
+"""The count of an orbit that is known to stay inside, and of a lane without a pixel."""
 CYCLE = 4
 """Steps between two looks for orbits that repeat; those of periods 1, 2 and 4 are found."""
 
 # Rows of the scratch memory. One array with constant offsets, because LLVM gives up on a loop over
 # many arrays: it would have to prove that no two of them overlap.
-ZR, ZI, PR, PI, CR, CI, RED, GREEN, BLUE, COUNT, ALIVE, KEPT = (row * LANES for row in range(12))
+ZR, ZI, PR, PI, CR, CI, RED, GREEN, BLUE, COUNT, KEPT = (row * LANES for row in range(11))
 
 
 @numba.njit(nogil=True, cache=CACHED, fastmath=FLAGS)
@@ -34,7 +36,7 @@ def kernel(table, lookup, out, grid, offsets, first, last, top, bottom):
     `Raster.grid`; offsets: (S, 2) float32, `Raster.offsets`; top: a multiple of the tile's height.
     """
     widest()
-    s = np.empty((12 + ACCUMULATORS) * LANES, np.float32)
+    s = np.empty((11 + ACCUMULATORS + SLOTS) * LANES, np.float32)
     u0, u_column, u_row, v0, v_column, v_row = grid[0], grid[1], grid[2], grid[3], grid[4], grid[5]
     width = out.shape[3]
     full = np.float32(255.0) / np.float32(len(offsets))
@@ -60,14 +62,14 @@ def kernel(table, lookup, out, grid, offsets, first, last, top, bottom):
                             s[ZR + k], s[ZI + k], s[CR + k], s[CI + k] = zr, zi, cr, ci
                             s[PR + k], s[PI + k] = zr, zi
                             known = INTERIOR & interior(cr, ci, p)
-                            s[COUNT + k] = ITERATIONS if known else ZERO
-                            s[ALIVE + k] = ONE if (j < tall) & (i < wide) & ~known else ZERO
+                            s[COUNT + k] = ZERO if (j < tall) & (i < wide) & ~known else ENDLESS
                             begin(s, k)
                     orbit(s, p)
                     for k in range(LANES):
-                        inside = ONE if s[COUNT + k] == ITERATIONS else ZERO
+                        count = s[COUNT + k] if s[COUNT + k] >= ZERO else ITERATIONS
+                        inside = ONE if count == ITERATIONS else ZERO
                         red, green, blue = paint(
-                            s[COUNT + k], inside, s[ZR + k], s[ZI + k], s[PR + k], s[PI + k], kept_at(s, k), p
+                            count, inside, s[ZR + k], s[ZI + k], s[PR + k], s[PI + k], kept_at(s, k), p
                         )
                         s[RED + k] += clip(red)
                         s[GREEN + k] += clip(green)
@@ -93,10 +95,11 @@ def orbit(s, p):
     for n in range(STEPS):
         turn = np.float32(n)
         live = np.int32(0)
+        advance(s, turn, p)
         for k in range(LANES):
             was_r, was_i = s[ZR + k], s[ZI + k]
-            on = s[ALIVE + k] > ZERO
-            new_r, new_i = step(was_r, was_i, s[CR + k], s[CI + k], s[PR + k], s[PI + k], turn, p)
+            on = VISITS | (s[COUNT + k] >= turn)
+            new_r, new_i = arrive(s, k, was_r, was_i, s[CR + k], s[CI + k], s[PR + k], s[PI + k], turn, p)
             if OBSERVES:
                 keep(s, k, on, observe(kept_at(s, k), new_r, new_i, was_r, was_i, turn, p))
             if PREVIOUS:
@@ -112,18 +115,15 @@ def orbit(s, p):
                 goal_i = LIMIT_I if LIMITED else was_i
                 gap_r, gap_i = new_r - goal_r, new_i - goal_i
                 inside = inside & ~(gap_r * gap_r + gap_i * gap_i < TOLERANCE_SQUARED)
-            stays = ONE if on & inside else ZERO
-            s[COUNT + k] += stays
-            if not VISITS:
-                s[ALIVE + k] = stays
-            live = np.int32(live | np.int32(1 if on & inside else 0))
+            stays = np.int32(on & inside)
+            s[COUNT + k] += np.float32(stays)
+            live = np.int32(live | stays)
         if CYCLES and n % CYCLE == CYCLE - 1:
             live = np.int32(0)
             for k in range(LANES):
-                on = s[ALIVE + k] > ZERO
+                on = s[COUNT + k] > turn
                 again = on & (s[ZR + k] == s[PR + k]) & (s[ZI + k] == s[PI + k])
-                s[COUNT + k] = ITERATIONS if again else s[COUNT + k]
-                s[ALIVE + k] = ZERO if again else s[ALIVE + k]
+                s[COUNT + k] = ENDLESS if again else s[COUNT + k]
                 s[PR + k], s[PI + k] = s[ZR + k], s[ZI + k]
                 live = np.int32(live | np.int32(1 if on & ~again else 0))
         if not VISITS and live == np.int32(0):
