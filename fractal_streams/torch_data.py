@@ -1,7 +1,7 @@
 """Streams as torch datasets: an iterable one that shards and resumes, and a map-style one.
 
 Both are sources of integers in front of `Stream.generate`. On a GPU stream the iterable one renders
-a chunk of batches ahead on a CUDA stream of its own.
+two chunks of batches ahead on a CUDA stream of its own.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ class StreamDataset(IterableDataset[Any]):
             one rank may have a step more than another.
 
     A stream on a GPU renders in the main process (`num_workers=0`, no `pin_memory`), on a CUDA stream of
-    its own, a chunk of batches ahead; batches are slices of the chunk.
+    its own, two chunks of batches ahead; batches are slices of theirs.
 
     Raises:
         InvalidValueError: a value out of its range, named.
