@@ -82,11 +82,10 @@ class QueueLauncher:
     ) -> None:
         """Fill `out` from the table; with fewer registers more warps run, unless values no longer fit."""
         plan, module, count = layout(raster, self.tile), compiled(raster), table.shape[1]
-        kernel = module.visits if raster.runs_through else module.queue
         shades = 1 << raster.iterations.bit_length()
         tried = (self._registers[raster],) if raster in self._registers else plan.registers
         for registers in tried:
-            made = kernel[(self.programs(raster, count),)](
+            made = module.queue[(self.programs(raster, count),)](
                 table, lookup, out, count, raster.height, raster.width, raster.matrix, plan.tall, plan.wide,
                 *plan.tile, plan.vote, plan.idle, plan.block, max(32, shades) if shades <= MAX_SHADES else 0,
                 pixels.channels_last, pixels.dtype == "uint8", num_warps=plan.warps, enable_fp_fusion=True,

@@ -35,9 +35,14 @@ def queue(
     top = (program % regions) // across * tall
     p = gather(table + image, count)
     picture = out + image.to(tl.int64) * (3 * height * width)
-    tally(
-        picture, p, top, left, height, width, matrix, tall, wide, tile_height, tile_width, vote, idle, apart, levels
-    )  # fmt: skip
+    if VISITS:
+        tally_all(
+            picture, p, top, left, height, width, matrix, tall, wide, tile_height, tile_width, vote, apart, levels
+        )
+    else:
+        tally(
+            picture, p, top, left, height, width, matrix, tall, wide, tile_height, tile_width, vote, idle, apart, levels
+        )  # fmt: skip
     tl.debug_barrier()
     colour(picture, lookup, p, top, left, height, width, tall, wide, block, shades, apart, levels)
 
@@ -110,26 +115,15 @@ def note(place, seen, which, by: tl.constexpr, levels: tl.constexpr):
         tl.store(place + by, (seen >> 8).to(place.dtype.element_ty), mask=which)
 
 
-@triton.jit(do_not_specialize=["count"])
-def visits(
-    table, lookup, out, count,
-    height: tl.constexpr, width: tl.constexpr, matrix: tl.constexpr,
-    tall: tl.constexpr, wide: tl.constexpr, tile_height: tl.constexpr, tile_width: tl.constexpr,
-    vote: tl.constexpr, idle: tl.constexpr, block: tl.constexpr, shades: tl.constexpr,
-    channels_last: tl.constexpr, levels: tl.constexpr,
+@triton.jit
+def tally_all(
+    picture, p, top, left, height: tl.constexpr, width: tl.constexpr, matrix: tl.constexpr, tall: tl.constexpr,
+    wide: tl.constexpr, tile_height: tl.constexpr, tile_width: tl.constexpr, vote: tl.constexpr, apart: tl.constexpr,
+    levels: tl.constexpr,
 ):  # fmt: skip
-    """As `queue` where orbits run through: all lanes stop together, and tiles follow one another."""
+    """As `tally` where orbits run through: all lanes stop together, and tiles follow one another."""
     lanes: tl.constexpr = tile_height * tile_width
-    across: tl.constexpr = (width + wide - 1) // wide
-    regions: tl.constexpr = across * ((height + tall - 1) // tall)
-    apart: tl.constexpr = 3 if channels_last else 1
-    by: tl.constexpr = 1 if channels_last else height * width
-    program = tl.program_id(0)
-    image = program // regions
-    left = (program % regions) % across * wide
-    top = (program % regions) // across * tall
-    p = gather(table + image, count)
-    picture = out + image.to(tl.int64) * (3 * height * width)
+    by: tl.constexpr = 1 if apart == 3 else height * width
     for head in range(0, tall * wide, lanes):
         row, column = spot(head + tl.arange(0, lanes), top, left, wide, tile_height, tile_width)
         zr, zi, cr, ci = seat(row, column, height, width, matrix, p)
@@ -140,8 +134,6 @@ def visits(
                 seen += below(zr * zr + zi * zi)
         within = fits(row, column, height, width, tall, wide)
         note(picture + (row * width + column) * apart, seen.to(tl.int32), within, by, levels)
-    tl.debug_barrier()
-    colour(picture, lookup, p, top, left, height, width, tall, wide, block, shades, apart, levels)
 
 
 @triton.jit

@@ -121,7 +121,7 @@ def step_of(raster: Raster, capability: int) -> Step:
 def machine_code(raster: Raster, capability: int) -> bytes:
     """The cubin of the kernel that runs all iterations of a raster's formula, no GPU needed."""
     module, plan = queue_launch.compiled(raster), queue_launch.layout(raster)
-    names = module.visits.arg_names
+    names = module.queue.arg_names
     values = {
         "height": raster.height, "width": raster.width, "matrix": raster.matrix, "tall": plan.tall, "wide": plan.wide,
         "tile_height": plan.tile[0], "tile_width": plan.tile[1], "vote": plan.vote, "idle": plan.idle,
@@ -129,7 +129,7 @@ def machine_code(raster: Raster, capability: int) -> bytes:
     }  # fmt: skip
     types = {"table": "*fp32", "lookup": "*u8", "out": "*u8", "count": "i32"}
     source = ASTSource(
-        module.visits, {name: types.get(name, "constexpr") for name in names},
+        module.queue, {name: types.get(name, "constexpr") for name in names},
         {(names.index(name),): value for name, value in values.items()},
         {(names.index(name),): [["tt.divisibility", 16]] for name in ("table", "lookup", "out")},
     )  # fmt: skip

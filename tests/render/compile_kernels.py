@@ -61,11 +61,10 @@ def main() -> None:
                 "tile_height": plan.tile[0], "tile_width": plan.tile[1], "vote": plan.vote, "idle": plan.idle,
                 "block": plan.block, "shades": 32, "channels_last": False, "levels": True,
             }  # fmt: skip
-            module = queue_launch.compiled(raster)
-            kernel = module.visits if raster.runs_through else module.queue
             types = {name: KERNEL[name] for name in ("table", "lookup", "out", "count")}
             code = machine_code(
-                kernel, types, values, capability, num_warps=plan.warps, maxnreg=plan.registers[0]
+                queue_launch.compiled(raster).queue, types, values, capability, num_warps=plan.warps,
+                maxnreg=plan.registers[0],
             )  # fmt: skip
             print(capability, "queue", counting, len(code))
         for balanced in (False, True):

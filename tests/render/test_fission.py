@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from machine_code import vectors_on_ice_lake
 
 from fractal_streams.dialect import absolute, atan2, cos, cpow, exp2, log2, sin, sqrt, where
 from fractal_streams.formulas import CATALOGUE, Formula, Parameter, find_formula, formula
@@ -202,20 +200,5 @@ def test_a_whole_step_and_a_cut_one_of_ones_own_are_drawn() -> None:
 
 
 def test_vectors_of_a_step_in_loops_are_the_processor_s_widest(fresh_cache: Path) -> None:
-    program = (
-        "import re\n"
-        "from numba import float32, int64, uint8\n"
-        "from fractal_streams import StreamSpec\n"
-        "from fractal_streams.render import numba_backend, raster\n"
-        "spec = StreamSpec(formulas='polynomial_power', height=8, width=16)\n"
-        "kernel = numba_backend.compiled(raster.Raster.of(spec, spec.parts()[0])).kernel\n"
-        "floats = float32[:, ::1]\n"
-        "kernel.compile((floats, uint8[:, ::1], uint8[:, :, :, ::1], float32[::1], floats, *[int64] * 4))\n"
-        "text = kernel.inspect_asm(kernel.signatures[0])\n"
-        "print(len(re.findall('zmm', text)), len(re.findall('ymm', text)))\n"
-    )
-    environment = {**os.environ, "NUMBA_CPU_NAME": "icelake-server", "NUMBA_CPU_FEATURES": ""}
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=environment)
-    assert done.returncode == 0, done.stderr
-    wide, narrow = map(int, done.stdout.split())
+    wide, narrow = vectors_on_ice_lake("polynomial_power")
     assert wide > 600 and wide > 4 * narrow, (wide, narrow)

@@ -14,6 +14,7 @@ from typing import Any
 import budget
 import numpy as np
 import pytest
+from machine_code import vectors_on_ice_lake
 
 from fractal_streams.dialect import PRIMITIVES, where
 from fractal_streams.errors import InvalidValueError
@@ -334,23 +335,8 @@ def late(zr: Any, zi: Any, cr: Any, ci: Any, n: Any, wait: Any) -> Any:
 
 
 def test_vectors_are_the_processor_s_widest(fresh_cache: Path) -> None:
-    """LLVM, left alone, takes half of an Ice Lake's; what it makes for one needs none to be looked at."""
-    program = (
-        "import re\n"
-        "from numba import float32, int64, uint8\n"
-        "from fractal_streams import StreamSpec\n"
-        "from fractal_streams.render import numba_backend, raster\n"
-        "spec = StreamSpec(formulas='mandelbrot', height=8, width=16)\n"
-        "kernel = numba_backend.compiled(raster.Raster.of(spec, spec.parts()[0])).kernel\n"
-        "floats = float32[:, ::1]\n"
-        "kernel.compile((floats, uint8[:, ::1], uint8[:, :, :, ::1], float32[::1], floats, *[int64] * 4))\n"
-        "text = kernel.inspect_asm(kernel.signatures[0])\n"
-        "print(len(re.findall('zmm', text)), len(re.findall('ymm', text)))\n"
-    )
-    environment = {**os.environ, "NUMBA_CPU_NAME": "icelake-server", "NUMBA_CPU_FEATURES": ""}
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=environment)
-    assert done.returncode == 0, done.stderr
-    wide, narrow = map(int, done.stdout.split())
+    """LLVM, left alone, takes half of an Ice Lake's."""
+    wide, narrow = vectors_on_ice_lake("mandelbrot")
     assert wide > 300 and wide > 4 * narrow, (wide, narrow)
 
 
