@@ -259,6 +259,12 @@ def flags(raster: Raster) -> dict[str, int | bool]:
     }
 
 
+def generated(name: Backend, source: Callable[[Raster], str], raster: Raster) -> ModuleType:
+    """A raster's module; one thread at a time writes, as Python 3.11's parser counts its depth for all together."""
+    with _loading:
+        return load(name, source(raster))
+
+
 def load(name: str, text: str) -> ModuleType:
     """Import a generated module from the cache folder, writing it first if it is new."""
     text = f"# primitives {primitives_digest(name)}\n{text}"

@@ -18,8 +18,9 @@ import ast
 from dataclasses import dataclass
 from typing import Any
 
+from fractal_streams.dialect import PRIMITIVES
+
 HEAVY = ("log2", "exp2", "atan2", "sin", "cos")
-PRIMITIVES = ("where", "minimum", "maximum", "absolute", "floor", "sqrt", "reciprocal", *HEAVY)
 STATE = ("zr", "zi", "cr", "ci", "pr", "pi")
 ADVANCE = """@numba.njit(inline="always")  # LLVM would inline it too late to see that nothing else holds s
 def advance(s, n, p):"""

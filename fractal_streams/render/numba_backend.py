@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fractal_streams.render import numba_kernel
-from fractal_streams.render.bind import flags, load, module_text, observes
+from fractal_streams.render.bind import flags, generated, module_text, observes
 from fractal_streams.render.fission import WHOLE, Fission, fission
 from fractal_streams.render.raster import PixelFormat, Raster, check_table
 from fractal_streams.spec import whole
@@ -89,7 +89,7 @@ def split(count: int, height: int, width: int, threads: int) -> list[tuple[int, 
 @cache
 def compiled(raster: Raster) -> ModuleType:
     """The generated module of a raster; its kernel compiles on first use and is cached on disk."""
-    return load("numba", source(raster))
+    return generated("numba", source, raster)
 
 
 def source(raster: Raster) -> str:

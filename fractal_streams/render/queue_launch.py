@@ -10,7 +10,7 @@ from types import ModuleType
 import torch
 
 from fractal_streams.render import triton_queue
-from fractal_streams.render.bind import flags, load, module_text
+from fractal_streams.render.bind import flags, generated, module_text
 from fractal_streams.render.raster import PixelFormat, Raster
 
 MAX_STEPS = 32767
@@ -33,6 +33,7 @@ class Layout:
     registers: tuple[int | None, ...]
 
 
+@cache
 def suits(raster: Raster) -> bool:
     """Whether colours follow from the count alone, and the next z from z alone."""
     stepped = {*inspect.signature(raster.formula.step).parameters}
@@ -45,6 +46,7 @@ def suits(raster: Raster) -> bool:
     )
 
 
+@cache
 def layout(raster: Raster, tile: tuple[int, int] | None = None) -> Layout:
     """The fastest that was measured on an H200; `recipes/benchmarks/README.md` has the others."""
     steps = raster.iterations
@@ -99,7 +101,7 @@ class QueueLauncher:
 @cache
 def compiled(raster: Raster) -> ModuleType:
     """The generated module of a raster; its kernels compile on first use and are cached on disk."""
-    return load("triton", source(raster))
+    return generated("triton", source, raster)
 
 
 def source(raster: Raster) -> str:
@@ -108,8 +110,8 @@ def source(raster: Raster) -> str:
     gather = f"@triton.jit\ndef gather(table, stride):\n    return ({loads})\n"
     globals_ = "".join(f"{name} = tl.constexpr({value})\n" for name, value in flags(raster).items())
     imports = (
-        "from fractal_streams.render.triton_kernel import write\n"
-        "from fractal_streams.render.triton_primitives import INTERPRETED\n"
+        "from fractal_streams.render.triton_kernel import clip, write\n"
+        "from fractal_streams.render.triton_primitives import INTERPRETED, whole\n"
     )
     body = inspect.getsource(triton_queue)
     body = body[body.index("@triton.jit(") :]

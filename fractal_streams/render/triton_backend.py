@@ -5,13 +5,12 @@ from __future__ import annotations
 import inspect
 from functools import cache
 from types import ModuleType
-from typing import Any
 
 import torch
 
 from fractal_streams.errors import InvalidValueError
 from fractal_streams.render import triton_kernel
-from fractal_streams.render.bind import flags, load, module_text, observes
+from fractal_streams.render.bind import flags, generated, module_text, observes
 from fractal_streams.render.queue_launch import QueueLauncher, suits
 from fractal_streams.render.raster import PixelFormat, Raster
 
@@ -34,7 +33,7 @@ class TritonRenderer:
         self.device = torch.device(device)
         self.tile = tile
         self._queue = QueueLauncher(tile)
-        self._constants: dict[Any, tuple[torch.Tensor, torch.Tensor]] = {}
+        self._lookups: dict[PixelFormat, torch.Tensor] = {}
 
     def render(self, raster: Raster, table: torch.Tensor, pixels: PixelFormat | None = None) -> torch.Tensor:
         """Pictures as `Renderer.render` gives, on the device; the table's values are not checked."""
@@ -49,7 +48,7 @@ class TritonRenderer:
         out = torch.empty(shape, dtype=BITS[pixels.dtype], device=table.device)
         if not count:
             return out.view(getattr(torch, pixels.dtype))
-        lookup, grid = self.constants(raster, pixels)
+        lookup = self.lookup(pixels)
         queued = suits(raster)
         tall, wide = self.tile or tile_shape(raster)
         programs = self._queue.programs(raster, count) if queued else count * -(-height // tall) * -(-width // wide)
@@ -63,23 +62,17 @@ class TritonRenderer:
             self._queue.launch(raster, table, lookup, out, pixels)
             return out.view(getattr(torch, pixels.dtype))
         compiled(raster).kernel[(programs,)](
-            table, lookup, out, grid, count, height, width, raster.supersample, tall, wide, vote,
+            table, lookup, out, count, height, width, raster.supersample, tall, wide, vote,
             pixels.channels_last, pixels.dtype == "uint8", num_warps=1, enable_fp_fusion=True,
         )  # fmt: skip
         return out.view(getattr(torch, pixels.dtype))
 
-    def constants(self, raster: Raster, pixels: PixelFormat) -> tuple[torch.Tensor, torch.Tensor]:
-        """The lookup and the grid on the device, uploaded once."""
-        key = (pixels, raster.height, raster.width, raster.matrix)
-        if key not in self._constants:
-            lookup = (
-                torch.from_numpy(pixels.table())
-                if pixels.dtype == "uint8"
-                else torch.from_numpy(pixels.table().view("int32" if pixels.dtype == "float32" else "int16"))
-            )
-            grid = torch.tensor(raster.grid(), dtype=torch.float32)
-            self._constants[key] = lookup.to(self.device), grid.to(self.device)
-        return self._constants[key]
+    def lookup(self, pixels: PixelFormat) -> torch.Tensor:
+        """The bits of each level on the device, uploaded once."""
+        if pixels not in self._lookups:
+            signed = {"uint8": "uint8", "float32": "int32"}.get(pixels.dtype, "int16")
+            self._lookups[pixels] = torch.from_numpy(pixels.table().view(signed)).to(self.device)
+        return self._lookups[pixels]
 
 
 def tile_shape(raster: Raster) -> tuple[int, int]:
@@ -90,7 +83,7 @@ def tile_shape(raster: Raster) -> tuple[int, int]:
 @cache
 def compiled(raster: Raster) -> ModuleType:
     """The generated module of a raster; its kernel compiles on first use and is cached on disk."""
-    return load("triton", source(raster))
+    return generated("triton", source, raster)
 
 
 def source(raster: Raster) -> str:
@@ -119,5 +112,5 @@ def source(raster: Raster) -> str:
     )
     body = inspect.getsource(triton_kernel)
     body = body[body.index("@triton.jit(") :]
-    imports = "from fractal_streams.render.triton_primitives import INTERPRETED\n"
+    imports = "from fractal_streams.render.triton_primitives import INTERPRETED, whole\n"
     return f"{imports}{module_text(raster, 'triton')}\n{globals_}{firsts}\n\n{written}\n\n{body}"

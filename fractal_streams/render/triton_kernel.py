@@ -13,14 +13,14 @@ import triton.language as tl
 
 @triton.jit(do_not_specialize=["count"])  # families ask for any number of each: one machine code serves all
 def kernel(
-    table, lookup, out, grid, count,
+    table, lookup, out, count,
     height: tl.constexpr, width: tl.constexpr, supersample: tl.constexpr,
     tile_height: tl.constexpr, tile_width: tl.constexpr, vote: tl.constexpr,
     channels_last: tl.constexpr, levels: tl.constexpr,
 ):  # fmt: skip
     """Fill out[image] from table[:, image], a tile to a program.
 
-    table: (P, count) float32; lookup: (3, 256) bits of each level; grid: (6,) float32, `Raster.grid`;
+    table: (P, count) float32; lookup: (3, 256) bits of each level;
     out: (count, 3, height, width) or (count, height, width, 3) bits of the pixels.
     """
     across: tl.constexpr = (width + tile_width - 1) // tile_width
@@ -94,16 +94,6 @@ def unseen(places):
         return places
     else:
         return tl.inline_asm_elementwise("mov.b32 $0, $1;", "=r,r", [places], tl.int32, True, 1)
-
-
-@triton.jit
-def whole(x):
-    """The integer part of 0 <= x < 256, at a quarter of a conversion's cost: a sum rounded down ends in its bits."""
-    if INTERPRETED:
-        return x.to(tl.int32)
-    else:
-        bits = tl.inline_asm_elementwise("add.rm.f32 $0, $1, 0f4B000000;", "=f,f", [x], tl.float32, True, 1)
-        return bits.to(tl.int32, bitcast=True) & 255
 
 
 @triton.jit

@@ -180,7 +180,7 @@ def shade(seen, p):
     inside = tl.where(seen == STEPS, 1.0, 0.0)
     none = inside * 0.0
     r, g, b = paint(seen.to(tl.float32), inside, none, none, none, none, (none,), p)
-    return level(r) | (level(g) << 8) | (level(b) << 16)
+    return whole(clip(r) * 255.0) | (whole(clip(g) * 255.0) << 8) | (whole(clip(b) * 255.0) << 16)
 
 
 @triton.jit
@@ -234,14 +234,3 @@ def rank(free, lanes: tl.constexpr):
         return tl.cumsum(free, axis=0) - 1
     else:
         return tl.inline_asm_elementwise(RANKS, "=&r,=&r,r,r", [free], tl.int32, False, 2)
-
-
-@triton.jit
-def level(colour):
-    """255 times a colour in [0, 1], truncated; a rounding addition, as a conversion takes four times as long."""
-    scaled = tl.minimum(tl.maximum(colour, 0.0), 1.0) * 255.0
-    if INTERPRETED:
-        return scaled.to(tl.int32)
-    else:
-        bits = tl.inline_asm_elementwise("add.rm.f32 $0, $1, 0f4B000000;", "=f,f", [scaled], tl.float32, True, 1)
-        return bits.to(tl.int32, bitcast=True) & 255

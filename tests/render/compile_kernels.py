@@ -20,7 +20,7 @@ from fractal_streams.render.raster import Raster
 from fractal_streams.render.triton_backend import compiled
 from fractal_streams.spec import StreamSpec
 
-KERNEL = {"table": "*fp32", "lookup": "*u8", "out": "*u8", "grid": "*fp32", "count": "i32"}
+KERNEL = {"table": "*fp32", "lookup": "*u8", "out": "*u8", "count": "i32"}
 DRAW = {
     "indices": "*i64", "operation": "*i32", "level": "*i32", "keys": "*u32", "numbers": "*fp64", "choices": "*fp32",
     "taylor": "*fp64", "index_out": "*i64", "labels": "*i64", "table": "*fp32",

@@ -6,6 +6,7 @@ import math
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -300,6 +301,22 @@ def test_a_module_is_written_once_and_whole(fresh_cache: Path) -> None:
     files = [path.name for path in fresh_cache.iterdir() if path.is_file()]
     assert files == [f"{made[0].__name__}.py"]
     assert (fresh_cache / files[0]).read_text().endswith(text)
+
+
+def test_one_thread_at_a_time_writes_a_module() -> None:
+    """Python 3.11 fails now and then with a SystemError where two threads parse at once."""
+    writing: list[int] = []
+
+    def source(number: Any) -> str:
+        writing.append(number)
+        time.sleep(0.002)  # lets the others in, were they let
+        assert writing == [number]
+        writing.pop()
+        return f"VALUE = {number}\n"
+
+    with ThreadPoolExecutor(8) as pool:
+        made = pool.map(lambda number: bind.generated("numba", source, number), range(16))
+        assert [module.VALUE for module in made] == [*range(16)]
 
 
 def test_a_module_that_can_not_be_imported_is_not_kept(fresh_cache: Path) -> None:
