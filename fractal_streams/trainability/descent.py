@@ -1,0 +1,110 @@
+"""Walks inwards: from a window to a deep one at the boundary, by halves, each place drawn by name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from fractal_streams.rng import Int64
+from fractal_streams.trainability.experiment import Float64
+from fractal_streams.trainability.trained_stream import uniforms
+from fractal_streams.trainability.window import Window
+
+SCAN = 24
+"""Points along each side of the coarse scan of each window on the way."""
+HALF = SCAN // 2
+KEPT_LEVELS = 2
+"""Scans of windows so many halvings deep or less are kept: the first, and one for each cell of it at most."""
+
+Map = npt.NDArray[np.bool_]
+Labels = Callable[[Float64], Map]
+
+
+class Descent:
+    """Walks from one window. Scans that many walks share are made once; what a walk finds does not depend on it.
+
+    Args:
+        start: the window that every walk begins at.
+        labels_at: whether runs at (N, 2) values of the axes diverge.
+    """
+
+    def __init__(self, start: Window, labels_at: Labels) -> None:
+        self.start, self.labels_at = start, labels_at
+        self._kept: dict[Window, Map] = {}
+
+    def windows(self, indices: Int64, depths: Int64, key_of: Callable[[str, int], tuple[int, int]]) -> list[Window]:
+        """The window at the end of each walk, `start` halved as often as its depth says.
+
+        In each window 24 x 24 points are trained. A cell of four neighbours with both labels is drawn, in proportion
+        to how mixed the half window around it is: to the points of its rarer label. The half window around it, moved
+        as far as needed to stay inside, is the next; the last is centred at a drawn place within its cell. A window
+        without such a cell is followed by its own middle.
+
+        Args:
+            indices: (B,) that the draws belong to. depths: (B,) halvings, 0 and up.
+            key_of: the key of a named draw at a depth.
+        """
+        windows = [self.start] * len(indices)
+        for depth in range(int(depths.max(initial=0))):
+            walking = np.flatnonzero(depths > depth)
+            maps = self._maps([windows[walk] for walk in walking], depth)
+            ticket = uniforms(indices[walking], key_of("cell", depth))[0]
+            within = uniforms(indices[walking], key_of("within", depth))
+            for place, walk in enumerate(walking):
+                last = depths[walk] == depth + 1
+                shift = (float(within[0][place]), float(within[1][place])) if last else (0.5, 0.5)
+                about = chosen_centre(maps[place], float(ticket[place]), shift)
+                windows[walk] = windows[walk].scaled(0.5, about).recentred()
+        return windows
+
+    def _maps(self, windows: Sequence[Window], depth: int) -> list[Map]:
+        """The coarse map of each window, those not kept in one call of the trainer."""
+        kept = self._kept
+        fresh = list(dict.fromkeys(window for window in windows if window not in kept))
+        made: dict[Window, Map] = {}
+        if fresh:
+            labels = self.labels_at(np.concatenate([window.grid(SCAN).points() for window in fresh]))
+            made = dict(zip(fresh, labels.reshape(-1, SCAN, SCAN), strict=True))
+        found = [made[window] if window in made else kept[window] for window in windows]
+        if depth < KEPT_LEVELS:
+            kept.update(made)
+        return found
+
+
+def mixed_cells(labels: Map) -> Map:
+    """(H - 1, W - 1) bool: whether four neighbours have both labels."""
+    corners = labels[:-1, :-1], labels[:-1, 1:], labels[1:, :-1], labels[1:, 1:]
+    some = corners[0] | corners[1] | corners[2] | corners[3]
+    return np.asarray(some & ~(corners[0] & corners[1] & corners[2] & corners[3]))
+
+
+def chosen_centre(labels: Map, ticket: float, within: tuple[float, float]) -> tuple[float, float]:
+    """(x, y) in [0.25, 0.75], the middle of the next window in parts of this one; see `Descent.windows`.
+
+    Args:
+        labels: (24, 24) bool. ticket: in (0, 1), which cell. within: (x, y) in (0, 1), where in the cell.
+
+    Example:
+        >>> chosen_centre(np.arange(24)[None, :] > np.full((24, 1), 11), 0.5, (0.5, 0.5))
+        (0.5, 0.5)
+    """
+    chances = mixing(labels)
+    total = int(chances.sum())
+    if not total:
+        return 0.5, 0.5
+    cell = int(np.searchsorted(np.cumsum(chances), int(ticket * total), side="right"))
+    row, column = divmod(cell, SCAN - 1)
+    x, y = (min(max((at + part) / (SCAN - 1), 0.25), 0.75) for at, part in zip((column, row), within, strict=True))
+    return x, y
+
+
+def mixing(labels: Map) -> npt.NDArray[np.int64]:
+    """(23, 23) int64: of each mixed cell, the points of the rarer label in the half window around it; of others 0."""
+    sums = np.zeros((SCAN + 1, SCAN + 1), np.int64)
+    sums[1:, 1:] = labels.astype(np.int64).cumsum(axis=0).cumsum(axis=1)
+    first = np.clip(np.arange(SCAN - 1) + 1 - HALF // 2, 0, SCAN - HALF)
+    low, high = first, first + HALF
+    diverged = sums[high][:, high] - sums[low][:, high] - sums[high][:, low] + sums[low][:, low]
+    return np.where(mixed_cells(labels), np.minimum(diverged, HALF * HALF - diverged), 0)
