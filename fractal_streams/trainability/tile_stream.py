@@ -164,9 +164,8 @@ class TileStream(TrainedStream):
         key_of = partial(self.key, "walk")
         for label in np.unique(labels):
             rows = np.flatnonzero(labels == label)
-            found.update(
-                zip(rows.tolist(), self._descents[label].windows(index[rows], depths[rows], key_of), strict=True)
-            )
+            walked = self._descents[label].windows(index[rows], depths[rows], key_of)
+            found.update(zip(rows.tolist(), walked, strict=True))
         return [found[row] for row in range(len(index))]
 
     def generate(self, indices: Any) -> Batch:
