@@ -180,6 +180,8 @@ def spec_of(stream: Stream) -> Any:
 
 def spec_line(spec: Any) -> str:
     """What a preset draws, in a line."""
+    if line := getattr(spec, "line", ""):
+        return str(line)
     still = getattr(spec, "still", spec)
     count, names = still.num_classes, ", ".join(still.formulas)
     frames = f", {spec.frames} frames" if getattr(spec, "frames", None) else ""

@@ -9,7 +9,8 @@ def class_title(spec: Any, label: int) -> str:
     """The name of a class: its formula where formulas are the classes, else its number.
 
     Args:
-        spec: of stills or clips; one with several `formulas` has class k of formula k modulo their number.
+        spec: of stills or clips; one with several `formulas` has class k of formula k modulo their number. One with
+            `class_titles` names its classes itself.
         label: 0 to num_classes - 1.
 
     Example:
@@ -19,6 +20,8 @@ def class_title(spec: Any, label: int) -> str:
         >>> class_title(StreamSpec(formulas="polynomial_power", num_classes=10), 7)
         'class 7'
     """
+    if titles := getattr(spec, "class_titles", ()):
+        return str(titles[label])
     still = getattr(spec, "still", spec)
     formulas = tuple(getattr(still, "formulas", ()))
     if len(formulas) < 2:

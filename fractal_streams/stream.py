@@ -36,6 +36,8 @@ class Stream(ABC):
     device: str
     num_classes: int
     pixels: PixelFormat
+    cost: int = 1
+    """What a sample costs, about, in pictures of its size that a formula draws: loaders make fewer of them together."""
 
     @abstractmethod
     def generate(self, indices: Any) -> Batch:

@@ -313,7 +313,8 @@ class StreamDataset(IterableDataset[Any]):
             latents = {} if self.fields == "pair" else batch.latents
             batch = Batch(batch.index, batch.images, batch.labels, latents).torch()
             if not size:
-                pixels, size = max(1, batch.images[0].numel() // 3), max(1, batch.images[0].nbytes)
+                image, cost = batch.images[0], self.stream.cost
+                pixels, size = cost * max(1, image.numel() // 3), cost * max(1, image.nbytes)
             return batch, steps
 
         step, number = self._step, 1

@@ -30,7 +30,7 @@ SHARDS, HELD_OUT_SHARDS, MAX_SHARDS = 1000, 10, 10**6
 OWN = ("samples", "shards", "image", "start", "digest")
 """Settings of the files, not of the stream."""
 MIN_DIGEST = 8
-KEPT_OUT = ("priors", "still")
+KEPT_OUT = ("priors", "still", "experiment", "experiments", "window")
 """Fields of specs that have no form in an address."""
 STREAM = ("device", "channels_last")
 

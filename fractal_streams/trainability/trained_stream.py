@@ -71,9 +71,8 @@ class TrainedStream(Stream):
 
     def key(self, name: str, *more: str | int) -> tuple[int, int]:
         """The key of a named draw."""
-        return rng.key(
-            "sample", f"trainability-{self.spec.kind}@{self.spec.version}", self.split, self.seed, name, *more
-        )
+        stream_id = f"trainability-{self.spec.kind}@{self.spec.version}"
+        return rng.key("sample", stream_id, self.split, self.seed, name, *more)
 
     def train(self, experiment: Experiment, points: Float64, losses: int = 0) -> Outcome:
         """The outcomes of (N, 2) values of the axes, in one call of the trainer; of none without it."""

@@ -80,8 +80,8 @@ def is_clips(stream: Stream) -> bool:
 
 
 def block_rows(stream: Stream, most_bytes: int, most: int) -> int:
-    """How many samples of a stream are rendered together: as many as have so many bytes, at least one."""
-    pixels = int(np.prod(stream.generate(range(0)).images.shape[1:]))
+    """How many samples of a stream are rendered together: as many as have or cost so many bytes, at least one."""
+    pixels = stream.cost * int(np.prod(stream.generate(range(0)).images.shape[1:]))
     return max(1, min(most, most_bytes // pixels))
 
 
