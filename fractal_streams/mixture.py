@@ -83,6 +83,7 @@ class Mixture(Stream):
         self.offsets = tuple(sum(classes[:place]) if offset else 0 for place in range(len(classes)))
         self.num_classes = {"own": classes[0], "offset": sum(classes), "component": len(classes)}[self.label_rule]
         # A mixture inside a mixture must not draw with the words that chose it.
+        self.cost = max(stream.cost for stream in self.streams)
         self.mixture_depth: int = 1 + max(getattr(stream, "mixture_depth", 0) for stream in self.streams)
         self._key = rng.key("component", f"mixture@{MIXTURE_VERSION}", self.split, self.seed, self.mixture_depth)
         self._cumulative = np.cumsum(np.array(self.weights, np.int64))

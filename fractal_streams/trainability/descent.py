@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fractal_streams.rng import Int64
+from fractal_streams.trainability.boxes import edges
 from fractal_streams.trainability.experiment import Float64
 from fractal_streams.trainability.trained_stream import uniforms
 from fractal_streams.trainability.window import Window
@@ -38,9 +39,9 @@ class Descent:
         """The window at the end of each walk, `start` halved as often as its depth says.
 
         In each window 24 x 24 points are trained. A cell of four neighbours with both labels is drawn, in proportion
-        to how mixed the half window around it is: to the points of its rarer label. The half window around it, moved
-        as far as needed to stay inside, is the next; the last is centred at a drawn place within its cell. A window
-        without such a cell is followed by its own middle.
+        to how mixed the half window around it is: the points of its rarer label times its cells with both labels. The
+        half window around it, moved as far as needed to stay inside, is the next; the last is centred at a drawn place
+        within its cell. A window without such a cell is followed by its own middle.
 
         Args:
             indices: (B,) that the draws belong to. depths: (B,) halvings, 0 and up.
@@ -73,13 +74,6 @@ class Descent:
         return found
 
 
-def mixed_cells(labels: Map) -> Map:
-    """(H - 1, W - 1) bool: whether four neighbours have both labels."""
-    corners = labels[:-1, :-1], labels[:-1, 1:], labels[1:, :-1], labels[1:, 1:]
-    some = corners[0] | corners[1] | corners[2] | corners[3]
-    return np.asarray(some & ~(corners[0] & corners[1] & corners[2] & corners[3]))
-
-
 def chosen_centre(labels: Map, ticket: float, within: tuple[float, float]) -> tuple[float, float]:
     """(x, y) in [0.25, 0.75], the middle of the next window in parts of this one; see `Descent.windows`.
 
@@ -101,10 +95,15 @@ def chosen_centre(labels: Map, ticket: float, within: tuple[float, float]) -> tu
 
 
 def mixing(labels: Map) -> npt.NDArray[np.int64]:
-    """(23, 23) int64: of each mixed cell, the points of the rarer label in the half window around it; of others 0."""
-    sums = np.zeros((SCAN + 1, SCAN + 1), np.int64)
-    sums[1:, 1:] = labels.astype(np.int64).cumsum(axis=0).cumsum(axis=1)
+    """(23, 23) int64: how mixed the half window around each cell with both labels is, see `Descent.windows`; else 0."""
+    mixed = edges(labels)
     first = np.clip(np.arange(SCAN - 1) + 1 - HALF // 2, 0, SCAN - HALF)
-    low, high = first, first + HALF
-    diverged = sums[high][:, high] - sums[low][:, high] - sums[high][:, low] + sums[low][:, low]
-    return np.where(mixed_cells(labels), np.minimum(diverged, HALF * HALF - diverged), 0)
+    diverged = box_sums(labels, first, first + HALF)
+    return np.where(mixed, np.minimum(diverged, HALF * HALF - diverged) * box_sums(mixed, first, first + HALF - 1), 0)
+
+
+def box_sums(labels: Map, low: Int64, high: Int64) -> npt.NDArray[np.int64]:
+    """(n, n) int64: how many are true in rows low[i] to high[i] - 1 and columns low[j] to high[j] - 1."""
+    sums = np.zeros((labels.shape[0] + 1, labels.shape[1] + 1), np.int64)
+    sums[1:, 1:] = labels.astype(np.int64).cumsum(axis=0).cumsum(axis=1)
+    return sums[high][:, high] - sums[low][:, high] - sums[high][:, low] + sums[low][:, low]

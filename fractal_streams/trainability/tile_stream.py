@@ -16,7 +16,8 @@ from fractal_streams.device import refuse_worker
 from fractal_streams.errors import InvalidValueError
 from fractal_streams.rng import Int64, checked_indices
 from fractal_streams.spec import MIN_SIZE, whole
-from fractal_streams.trainability.descent import SCAN, Descent, mixed_cells
+from fractal_streams.trainability.boxes import edges
+from fractal_streams.trainability.descent import SCAN, Descent
 from fractal_streams.trainability.experiment import Experiment, Float64
 from fractal_streams.trainability.picture import plain
 from fractal_streams.trainability.trained_spec import MAX_EDGE, TrainedSpec
@@ -211,16 +212,16 @@ def titled(name: str, value: Any) -> str:
 def tile_latents(measure: Float64, windows: Sequence[Window], depths: Int64) -> dict[str, npt.NDArray[Any]]:
     """The latents of tiles, see `TileStream`, of their (B, H, W) measures."""
     diverged = ~(measure < 0)
-    edges = np.array([mixed_cells(each) for each in diverged], bool).reshape(
-        len(measure), measure.shape[1] - 1, measure.shape[2] - 1
-    )
+    found = np.zeros((len(measure), measure.shape[1] - 1, measure.shape[2] - 1), bool)
+    for row, labels in enumerate(diverged):
+        found[row] = edges(labels)
     placed = np.array([(*window.centre, *window.size) for window in windows], np.float64).reshape(-1, 4)
     return {
         "measure": finite(measure),
         "labels_map": diverged.astype(np.uint8),
-        "edges": edges.astype(np.uint8),
+        "edges": found.astype(np.uint8),
         **{name: placed[:, k] for k, name in enumerate(("centre_x", "centre_y", "size_x", "size_y"))},
         "depth": depths.astype(np.int32),
         "converged_share": 1.0 - diverged.mean(axis=(1, 2), dtype=np.float64).astype(np.float32),
-        "edge_share": edges.mean(axis=(1, 2), dtype=np.float64).astype(np.float32),
+        "edge_share": found.mean(axis=(1, 2), dtype=np.float64).astype(np.float32),
     }
