@@ -63,8 +63,8 @@ def open_trainer(device: str = "auto", precision: Precision = "float64", mode: M
     return NumbaTrainer(precision, mode)
 
 
-def check_reducible(experiment: Experiment) -> None:
-    """An `InvalidValueError` unless the experiment has the reduced form.
+def check_reducible(experiment: Experiment, readout: Readout | None = None) -> None:
+    """An `InvalidValueError` unless the experiment has the reduced form, and the readout can be read off it.
 
     With one example x, W0 changes along x alone: its sums z = alpha0 * x W0 change by -lr0 * |alpha0 x|**2 * dL/dz.
     """
@@ -75,3 +75,5 @@ def check_reducible(experiment: Experiment) -> None:
             "mode='reduced' trains single examples (dataset_mode='single_example') in full batch by plain gradient "
             "descent, depth 2, without weight decay or a drift: use mode='exact' for this experiment"
         )
+    if readout is not None and readout.probe:
+        raise InvalidValueError("mode='reduced' has no weights to probe: use mode='exact' with Readout(probe=True)")
