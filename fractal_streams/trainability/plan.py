@@ -11,7 +11,7 @@ from typing import cast
 
 import numpy as np
 
-from fractal_streams.errors import InvalidValueError
+from fractal_streams.errors import FractalStreamsError, InvalidValueError
 from fractal_streams.shard import Shard
 from fractal_streams.spec import whole
 from fractal_streams.trainability.experiment import Experiment
@@ -59,13 +59,22 @@ class Plan:
 
     @classmethod
     def of_facts(cls, facts: Facts) -> Plan:
-        """The plan that `facts` gave."""
-        window = Window.from_dict(facts["window"])
-        return cls(
-            experiment=Experiment.from_json(json.dumps(facts["experiment"])), window=window,
-            grid=window.grid(*facts["resolution"]), tile=facts["tile"], precision=facts["precision"],
-            mode=facts["mode"], engine=facts["engine"], refine=of_dict(facts["refine"]),
-        )  # fmt: skip
+        """The plan that `facts` gave.
+
+        Raises:
+            InvalidValueError: something is missing, or isn't what it should be.
+        """
+        try:
+            window = Window.from_dict(facts["window"])
+            return cls(
+                experiment=Experiment.from_json(json.dumps(facts["experiment"])), window=window,
+                grid=window.grid(*facts["resolution"]), tile=facts["tile"], precision=facts["precision"],
+                mode=facts["mode"], engine=facts["engine"], refine=of_dict(facts["refine"]),
+            )  # fmt: skip
+        except FractalStreamsError:
+            raise
+        except (KeyError, TypeError) as error:
+            raise InvalidValueError(f"these are no facts of a scan: {error}") from None
 
     def tiles(self) -> list[Part]:
         """Squares of the grid, row by row, the lowest row first; the last of a row or column may be smaller."""

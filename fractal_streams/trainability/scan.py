@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -55,14 +55,21 @@ class Scan:
 
     experiment: Experiment
     window: Window
-    grid: Grid
-    measure: Float64
-    diverged_at: npt.NDArray[np.int32]
-    final_loss: Float64
+    grid: Grid = field(repr=False)
+    measure: Float64 = field(repr=False)
+    diverged_at: npt.NDArray[np.int32] = field(repr=False)
+    final_loss: Float64 = field(repr=False)
     precision: str = "float64"
     mode: str = "exact"
-    evaluated: Bool | None = None
+    evaluated: Bool | None = field(default=None, repr=False)
     refined: Refined | None = None
+
+    def __post_init__(self) -> None:
+        for name in COLUMNS:
+            if np.shape(getattr(self, name)) != self.grid.shape:
+                raise InvalidValueError(
+                    f"{name} must have the grid's shape {self.grid.shape}, got {np.shape(getattr(self, name))}"
+                )
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -83,23 +90,23 @@ class Scan:
 class FolderScan(Scan):
     """A scan whose arrays are read from the tiles of a folder, each when it is first asked for."""
 
-    def __init__(self, plan: Plan, folder: Folder) -> None:
-        told = {"experiment": plan.experiment, "window": plan.window, "grid": plan.grid, "precision": plan.precision}
-        told |= {"mode": plan.mode, "evaluated": None, "refined": None, "_plan": plan, "_folder": folder}
-        for name, value in told.items():
-            object.__setattr__(self, name, value)
+    @classmethod
+    def of(cls, plan: Plan, folder: Folder) -> FolderScan:
+        """The scan of a folder in which all tiles are there."""
+        made = object.__new__(cls)
+        told = {name: getattr(plan, name) for name in ("experiment", "window", "grid", "precision", "mode")}
+        for name, value in {**told, "evaluated": None, "refined": None, "_plan": plan, "_folder": folder}.items():
+            object.__setattr__(made, name, value)
+        return made
 
     def __getattr__(self, name: str) -> Any:
-        if name not in COLUMNS:
+        if name not in COLUMNS or "_plan" not in self.__dict__:
             raise AttributeError(f"a scan has no {name!r}")
         made: npt.NDArray[Any] = np.empty(self.grid.shape, COLUMNS[name])
         for part in self._plan.tiles():
             made[part.place] = found(self._folder, part, (name,))[name]
         object.__setattr__(self, name, made)
         return made
-
-    def __reduce__(self) -> Any:
-        return open_scan, (self._folder.path,)
 
 
 def scan(
@@ -112,7 +119,7 @@ def scan(
     mode: Mode = "exact",
     trainer: Trainer | None = None,
     folder: str | Path | None = None,
-    tile: int = 256,
+    tile: int | None = None,
     on_limit: OnLimit = "warn",
     refine: Refinement | None = None,
     shard: Shard | None = None,
@@ -127,7 +134,7 @@ def scan(
         trainer: another one, which then says device and precision.
         folder: where tiles are kept as they are finished, `tiles/tile-RRRR-CCCC.npz` beside `scan.json`. The same
             call goes on after a kill, with the same bytes at the end; a damaged tile is made again.
-        tile: points along each edge of a tile, 4 to 8192. Changes no value.
+        tile: points along each edge of a tile, 4 to 8192; None is 256 on a GPU and 64 on a CPU. Changes no value.
         on_limit: what a window does that is too narrow for the precision: "refuse", "warn" or "allow".
         refine: leave out what lies far from the boundary; the result says where, and how often it is wrong.
         shard: None is this process's, by torchrun or torch.distributed. Ranks share the folder, tile i is rank i's
@@ -150,7 +157,8 @@ def scan(
     area = window or Window.of_experiment(experiment)
     opened = trainer or open_trainer(device_of(device, rank), precision, mode)
     plan = Plan(
-        experiment=experiment, window=area, grid=grid_of(area, resolution), tile=tile, refine=refine,
+        experiment=experiment, window=area, grid=grid_of(area, resolution), refine=refine,
+        tile=tile if tile is not None else 64 if opened.device == "cpu" else 256,
         precision=opened.precision, mode=getattr(opened, "mode", mode), engine=engine_of(opened),
     )  # fmt: skip
     one_of(on_limit, "on_limit", ("refuse", "warn", "allow"))
@@ -188,7 +196,7 @@ def open_scan(folder: str | Path) -> Scan:
             f"{path} holds {done} of {len(parts)} tiles: the scan is unfinished; scan(..., folder=...) with the "
             f"settings in its scan.json goes on"
         )
-    return FolderScan(plan, store)
+    return FolderScan.of(plan, store)
 
 
 def found(folder: Folder, part: Part, names: tuple[str, ...]) -> Columns:
@@ -216,7 +224,7 @@ def made(plan: Plan, store: Store, train: Callable[[Part], Columns], shard: Shar
         if isinstance(store, Folder):
             for _ in parts:
                 pass
-            return FolderScan(plan, store)
+            return FolderScan.of(plan, store)
         canvas = {name: np.empty(plan.grid.shape, dtype) for name, dtype in COLUMNS.items()}
         for part, columns in parts:
             for name, values in columns.items():

@@ -91,7 +91,7 @@ class Folder:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.left = sorted(path.rglob(".*.tmp"))
+        self.left = [each for part in ("", "tiles", "points") for each in sorted((path / part).glob(".*.tmp"))]
 
     def file(self, part: Part) -> Path:
         """Where a part is, or will be."""
@@ -110,14 +110,9 @@ class Folder:
 
     def tidy(self, path: Path) -> None:
         """Remove what killed processes left of a file that is there now."""
-        for old in [each for each in self.left if each.parent == path.parent and names(each, path)]:
+        for old in [each for each in self.left if each.name.startswith(f".{path.name}.")]:
             old.unlink(missing_ok=True)
             self.left.remove(old)
-
-
-def names(temporary: Path, path: Path) -> bool:
-    """Whether a temporary file was to become a file."""
-    return temporary.name.startswith(f".{path.name}.")
 
 
 def put(path: Path, write: Callable[[IO[bytes]], object]) -> None:
@@ -171,6 +166,8 @@ def open_folder(path: Path, facts: Facts) -> Folder:
         InvalidValueError: it holds another scan; names what differs, and what to do.
         VersionError: it was written by another version of the layout.
     """
+    if path.exists() and not path.is_dir():
+        raise InvalidValueError(f"{path} is a file: give a folder")
     if not (path / SIDECAR).exists():
         if any((path / name).exists() for name in ("tiles", "points")):
             raise InvalidValueError(f"{path} holds tiles, but no {SIDECAR} that says of what: give another folder")

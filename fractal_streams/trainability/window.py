@@ -9,6 +9,7 @@ from numbers import Real
 from typing import Any, Literal
 
 import numpy as np
+import numpy.typing as npt
 
 from fractal_streams.errors import InvalidValueError
 from fractal_streams.spec import one_of, whole
@@ -32,7 +33,7 @@ class Window:
     centre: (x, y) values of the axes. offset: (x, y), from the centre to the middle of the window, and size:
     (width, height), both in decades, or in the axis's own units where `linear` is true.
 
-    The point at d decades from the centre has the value centre + centre * (10**d - 1).
+    The point at d decades from the centre has the value centre * 10**d.
 
     Raises:
         InvalidValueError: a number that isn't finite, a size not above 0, a centre not above 0 of a logarithmic axis.
@@ -51,15 +52,19 @@ class Window:
     def __post_init__(self) -> None:
         for name in ("centre", "size", "offset"):
             object.__setattr__(self, name, pair(getattr(self, name), name))
-        object.__setattr__(self, "linear", (bool(self.linear[0]), bool(self.linear[1])))
+        plain = tuple(self.linear) if isinstance(self.linear, tuple | list) else ()
+        if len(plain) != 2 or not all(isinstance(each, bool | np.bool) for each in plain):
+            raise InvalidValueError(f"linear must be True or False for each of two axes, got {self.linear!r}")
+        object.__setattr__(self, "linear", (bool(plain[0]), bool(plain[1])))
         if not min(self.size) > 0.0:
             raise InvalidValueError(f"size must be above 0 decades, got {self.size}")
         for value, offset, size, linear in zip(self.centre, self.offset, self.size, self.linear, strict=True):
             if not linear and not value > 0.0:
                 raise InvalidValueError(f"centre must be above 0 on a logarithmic axis, got {value!r}")
-            if not linear and abs(offset) + size > 300.0:
+            if not linear and abs(math.log10(value)) + abs(offset) + size / 2 > 300.0:
                 raise InvalidValueError(
-                    f"a window reaches at most 300 decades from its centre, got {offset!r}, {size!r}"
+                    f"a window reaches from 1e-300 to 1e300 at most, got the centre {value!r}, offset {offset!r} and "
+                    f"size {size!r} decades"
                 )
 
     @classmethod
@@ -98,7 +103,7 @@ class Window:
     def scaled(self, factor: float, about: tuple[float, float] = (0.5, 0.5)) -> Window:
         """The window `factor` times as large whose middle lies at a place of this one, (0, 0) its lower left corner."""
         offset = [o + (a - 0.5) * s for o, a, s in zip(self.offset, about, self.size, strict=True)]
-        return replace(self, offset=tuple(offset), size=(self.size[0] * factor, self.size[1] * factor))
+        return replace(self, offset=(offset[0], offset[1]), size=(self.size[0] * factor, self.size[1] * factor))
 
     def recentred(self) -> Window:
         """The same window with its middle as its centre and no offset; rounds the middle to float64."""
@@ -165,20 +170,27 @@ class Grid:
 
 
 def value_at(centre: float, offset: Float64, linear: bool) -> Float64:
-    """Values at offsets from a centre, in decades or units; the same bits on every machine."""
-    return centre + offset if linear else centre + centre * growth(offset)
+    """Values at offsets from a centre, in decades or units; the same bits on every machine.
+
+    Of d decades, centre * 2**k is taken exactly, and the factor that is left lies between sqrt(1/2) and sqrt(2), so
+    that values far below the centre keep their digits.
+    """
+    if linear:
+        return centre + offset
+    twos, rest = growth(offset)
+    near = np.ldexp(centre, twos)
+    return near + near * rest
 
 
-def growth(decades: Float64) -> Float64:
-    """10**d - 1, by additions and multiplications alone, which every machine rounds alike."""
+def growth(decades: Float64) -> tuple[npt.NDArray[np.int64], Float64]:
+    """(k, g) with 10**d = 2**k * (1 + g), by additions and multiplications alone, which every machine rounds alike."""
     exponent = np.asarray(decades, np.float64) * LN_10
     twos = np.rint(exponent * (1.0 / math.log(2.0)))
     rest = (exponent - twos * 0.693145751953125) - twos * 1.42860682030941723212e-6
     series = np.ones_like(rest)
     for order in range(22, 1, -1):
         series = 1.0 + series * rest * (1.0 / order)
-    power = np.ldexp(1.0, twos.astype(np.int64))
-    return power * (series * rest) + (power - 1.0)
+    return twos.astype(np.int64), series * rest
 
 
 def check_precision(window: Window, grid: Grid, precision: str, on_limit: OnLimit = "warn") -> str | None:
@@ -194,6 +206,7 @@ def check_precision(window: Window, grid: Grid, precision: str, on_limit: OnLimi
         PrecisionWarning: there is something, and `on_limit` is "warn".
     """
     one_of(on_limit, "on_limit", ("refuse", "warn", "allow"))
+    one_of(precision, "precision", tuple(NARROWEST))
     kind = np.float64 if precision == "float64" else np.float32
     told = []
     narrow = (
