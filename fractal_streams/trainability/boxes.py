@@ -77,7 +77,9 @@ def box_counts(edge_map: npt.ArrayLike, sizes: Iterable[int], *, counting: Count
     held = np.asarray(edge_map)
     one_of(counting, "counting", ("some", "any"))
     if held.ndim != 2 or held.dtype != np.bool_ or not held.size:
-        raise InvalidValueError(f"edge_map must be (H, W) bool, got {held.dtype} of shape {held.shape}: take edges(...)")
+        raise InvalidValueError(
+            f"edge_map must be (H, W) bool, got {held.dtype} of shape {held.shape}: take edges(...)"
+        )
     summed = np.zeros((held.shape[0] + 1, held.shape[1] + 1), np.int32)
     np.cumsum(held, axis=0, dtype=np.int32, out=summed[1:, 1:])
     np.cumsum(summed[1:, 1:], axis=1, out=summed[1:, 1:])

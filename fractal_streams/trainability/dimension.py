@@ -22,7 +22,14 @@ from fractal_streams import rng
 from fractal_streams.errors import InvalidValueError
 from fractal_streams.spec import whole
 from fractal_streams.trainability.boxes import (
-    EdgeMap, Fit, box_counts as box_counts, edges as edges, line_fit, local_slopes, power_sizes, published_sizes,
+    EdgeMap,
+    Fit,
+    box_counts as box_counts,
+    edges as edges,
+    line_fit,
+    local_slopes,
+    power_sizes,
+    published_sizes,
 )  # fmt: skip
 from fractal_streams.trainability.experiment import Float64
 from fractal_streams.trainability.store import put
@@ -200,7 +207,9 @@ def pooled(method: str, frames: Sequence[Frame], seed: int, resamples: int) -> D
     for row, part in zip(table, parts, strict=True):
         row[: len(part)] = part
     picked = resampled(len(parts), resamples, seed)
-    drawn = np.concatenate([statistic(table[some].reshape(len(some), -1), axis=1) for some in np.array_split(picked, 20)])
+    drawn = np.concatenate(
+        [statistic(table[some].reshape(len(some), -1), axis=1) for some in np.array_split(picked, 20)]
+    )
     return of_bootstrap(method, float(statistic(table)), drawn, frames)
 
 
