@@ -33,6 +33,12 @@ if TYPE_CHECKING:
     from fractal_streams.stored import StoredStream as StoredStream, open_stored as open_stored
     from fractal_streams.stream import StillStream as StillStream, Stream as Stream
     from fractal_streams.torch_data import IndexedStream as IndexedStream, StreamDataset as StreamDataset
+    from fractal_streams.trainability.streams import (
+        PointSpec as PointSpec,
+        PointStream as PointStream,
+        TileSpec as TileSpec,
+        TileStream as TileStream,
+    )
     from fractal_streams.video import VideoSpec as VideoSpec, VideoStream as VideoStream
 
 __version__ = "0.1.0"
@@ -47,6 +53,8 @@ _HOME = {
     "Loader": "loader",
     "Mixture": "mixture",
     "Parameter": "formulas",
+    "PointSpec": "trainability.streams",
+    "PointStream": "trainability.streams",
     "Sample": "batch",
     "SeedCodeSpec": "seed_code",
     "SeedCodeStream": "seed_code",
@@ -56,6 +64,8 @@ _HOME = {
     "Stream": "stream",
     "StreamDataset": "torch_data",
     "StreamSpec": "spec",
+    "TileSpec": "trainability.streams",
+    "TileStream": "trainability.streams",
     "VideoSpec": "video",
     "VideoStream": "video",
     "formula": "formulas",

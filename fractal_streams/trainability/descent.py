@@ -40,8 +40,8 @@ class Descent:
 
         In each window 24 x 24 points are trained. A cell of four neighbours with both labels is drawn, in proportion
         to how mixed the half window around it is: the points of its rarer label times its cells with both labels. The
-        half window around it, moved as far as needed to stay inside, is the next; the last is centred at a drawn place
-        within its cell. A window without such a cell is followed by its own middle.
+        half window around it, moved as far as needed to stay inside, is the next; the last is then shifted by a draw,
+        half a cell at most. A window without such a cell is followed by its own middle.
 
         Args:
             indices: (B,) that the draws belong to. depths: (B,) halvings, 0 and up.
@@ -90,8 +90,22 @@ def chosen_centre(labels: Map, ticket: float, within: tuple[float, float]) -> tu
         return 0.5, 0.5
     cell = int(np.searchsorted(np.cumsum(chances), int(ticket * total), side="right"))
     row, column = divmod(cell, SCAN - 1)
-    x, y = (min(max((at + part) / (SCAN - 1), 0.25), 0.75) for at, part in zip((column, row), within, strict=True))
+    x, y = (
+        shifted((at + 0.5) / (SCAN - 1), (part - 0.5) / (SCAN - 1))
+        for at, part in zip((column, row), within, strict=True)
+    )
     return x, y
+
+
+def shifted(place: float, shift: float) -> float:
+    """The place moved into [0.25, 0.75], so that a half window around it fits, and shifted there, inwards at the ends.
+
+    Example:
+        >>> shifted(0.5, 0.125), shifted(0.1, -0.125), shifted(0.8, 0.125)
+        (0.625, 0.375, 0.625)
+    """
+    moved = min(max(place, 0.25), 0.75) + shift
+    return 0.5 - moved if moved < 0.25 else 1.5 - moved if moved > 0.75 else moved
 
 
 def mixing(labels: Map) -> npt.NDArray[np.int64]:

@@ -15,7 +15,8 @@ from fractal_streams.errors import InvalidValueError
 from fractal_streams.rng import Int64, checked_indices
 from fractal_streams.spec import whole
 from fractal_streams.trainability.experiment import Experiment, Float64, number
-from fractal_streams.trainability.picture import PALEST, colours
+from fractal_streams.trainability.picture import colours
+from fractal_streams.trainability.ranks import PALEST
 from fractal_streams.trainability.straddling import ROW, straddling, uniform_places, values_of
 from fractal_streams.trainability.trained_spec import MAX_EDGE, TrainedSpec
 from fractal_streams.trainability.trained_stream import (

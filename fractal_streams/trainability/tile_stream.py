@@ -42,7 +42,7 @@ class TileSpec(TrainedSpec):
 
     The place is found by a walk inwards that picks, at each halving, a cell of the boundary by a named draw, in
     proportion to how mixed its surroundings are: `Descent.windows` says how. A walk of more steps goes on where a walk
-    of fewer ended, but for a shift within the last cell.
+    of fewer ended, but for a shift of half a cell of its last scan at most.
 
     Raises:
         InvalidValueError: names the field, the value and the allowed range.
