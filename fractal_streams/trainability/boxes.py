@@ -21,7 +21,7 @@ SMALLEST = 16
 
 @dataclass(frozen=True)
 class Fit:
-    """A straight line through K points: slope, its standard error (0.0 for two points), r squared, and the height at 0."""
+    """A straight line: slope, its standard error (0.0 for two points), r squared, and the height at 0."""
 
     slope: float
     standard_error: float
@@ -33,7 +33,8 @@ def edges(measure: npt.ArrayLike) -> EdgeMap:
     """(H - 1, W - 1) bool: 2x2 blocks of pixels over which the sign changes (max * min < 0, but safe from overflow).
 
     Args:
-        measure: (H, W) signed measure; or labels, bool or unsigned integers, of which 0 is one side and the rest the other.
+        measure: (H, W) signed measure; or labels, bool or unsigned integers, of which 0 is one side and all else
+            the other.
 
     Raises:
         InvalidValueError: not two-dimensional, or fewer than 2 pixels along a side.
@@ -122,7 +123,9 @@ def checked_side(side: int) -> int:
 
 
 def local_slopes(sizes: npt.ArrayLike, counts: npt.ArrayLike) -> Float64:
-    """(K,) minus the slope of ln(count) over ln(size), of second order between the ends; sizes without a box are left out.
+    """(K,) minus the slope of ln(count) over ln(size), of second order between the ends.
+
+    Sizes without a box are left out.
 
     Example:
         >>> local_slopes((1, 2, 4), (16, 4, 1))

@@ -26,7 +26,7 @@ class Shape:
 
     dimension: of the ideal set. published: what the published estimator gives at `pixels`, or None where nobody told.
     pixels: side of the edge map at which it does. draw: (pixels) to a (pixels, pixels) bool edge map.
-    labels: (pixels) to the (pixels, pixels) bool labels whose boundary the shape is, or None of a set that bounds nothing.
+    labels: (pixels) to the (pixels, pixels) bool labels whose boundary the shape is; None of a set that bounds nothing.
     """
 
     name: str
@@ -125,7 +125,7 @@ SHAPES: dict[str, Shape] = {
         ),
     )
 }  # fmt: skip
-"""Name to shape. Line, circle, noise and Weierstrass's graph are the edges of labels; the others are edge maps themselves."""
+"""Name to shape. Line, circle, noise and Weierstrass's graph are edges of labels; the others are edge maps."""
 
 
 def find_shape(name: str) -> Shape:

@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fractal_streams import rng
-from fractal_streams.errors import InvalidValueError
+from fractal_streams.errors import InvalidValueError, missing_extra
 from fractal_streams.spec import whole
 from fractal_streams.trainability.boxes import (
     EdgeMap,
@@ -232,9 +232,9 @@ def of_bootstrap(method: str, value: float, drawn: Float64, frames: Sequence[Fra
 def frames_of(folder: str | Path) -> Iterator[Float64]:
     """(H, W) measures of the keyframes of a zoom's folder, outermost first, one at a time.
 
-    The arrays of `level-000`, `level-001`, ... are read where they are. A folder that holds pictures only, `zoom_000.png`, ...
-    as `save_plain` writes them, gives -1 (converged) and 1 (diverged), which have the same edges exactly, because the
-    two halves of the colours are the two labels.
+    The arrays of `level-000`, `level-001`, ... are read where they are. A folder that holds pictures only,
+    `zoom_000.png`, ... as `save_plain` writes them, gives -1 (converged) and 1 (diverged), which have the same edges
+    exactly, because the two halves of the colours are the two labels.
 
     Raises:
         InvalidValueError: no such folder, nothing of a zoom in it, or a picture in other colours.
@@ -255,7 +255,10 @@ def frames_of(folder: str | Path) -> Iterator[Float64]:
 
 def signs_of(picture: str | Path) -> Float64:
     """(H, W) -1, 0 (unknown) or 1, row 0 the lowest, of a picture that `save_plain` wrote."""
-    from fractal_streams.contact_sheet import Image  # needs pillow
+    try:
+        from PIL import Image
+    except ImportError:
+        raise missing_extra("pillow", "cli") from None
     from fractal_streams.trainability.picture import SPECTRAL, UNKNOWN
 
     with Image.open(picture) as opened:
@@ -272,10 +275,10 @@ def signs_of(picture: str | Path) -> Float64:
 
 
 def save_csv(path: str | Path, *measured: Dimension) -> None:
-    """Write a row for each level: `level,estimated_dimension`, then the columns of further dimensions of the same frames.
+    """Write a row for each level: `level,estimated_dimension`, then columns of further dimensions of the same frames.
 
-    The first one is `estimated_dimension`; each other one adds its value, standard error and r squared. The cells of a level
-    without an edge are empty. The folder is made; the file appears whole or not at all.
+    The first one is `estimated_dimension`; each other one adds its value, standard error and r squared. The cells of a
+    level without an edge are empty. The folder is made; the file appears whole or not at all.
 
     Args:
         path: of the file.

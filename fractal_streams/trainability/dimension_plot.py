@@ -22,8 +22,8 @@ PUBLISHED_INK = "#333333"
 def save(path: str | Path, measured: Sequence[Dimension], *, published: float | None, title: str | None) -> None:
     """Write a PNG with two panels: the dimension of each level, and log-log box counts or shares of flipped labels.
 
-    Lines across the first panel are the values of all frames together, with a band of their 95 % intervals; its error bars
-    are the fits' standard errors.
+    Lines across the first panel are the values of all frames together, with a band of their 95 % intervals; its error
+    bars are the fits' standard errors.
 
     Args:
         path: a .png; its folder is made, and the file appears whole or not at all.

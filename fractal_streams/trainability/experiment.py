@@ -242,7 +242,7 @@ class Experiment:
         for name in values:
             if name not in known:
                 raise unknown_name("field of an experiment", name, known)
-        return cls(**{**values, "axes": tuple(values.get("axes", ("lr0", "lr1")))})
+        return cls(**values)
 
     def digest(self) -> str:
         """16 hexadecimal digits that name this experiment."""

@@ -74,13 +74,18 @@ class Outcome:
 
     def __getitem__(self, rows: Any) -> Outcome:
         """Some of the runs."""
-        return Outcome(**{name: None if (a := getattr(self, name)) is None else a[rows] for name in FIELDS})
+        some: dict[str, Any] = {name: None if (a := getattr(self, name)) is None else a[rows] for name in FIELDS}
+        return Outcome(**some)
 
     @staticmethod
     def concatenate(parts: list[Outcome]) -> Outcome:
         """The runs of several outcomes, in their order."""
         columns = {name: [getattr(part, name) for part in parts] for name in FIELDS}
-        return Outcome(**{n: None if any(a is None for a in c) else np.concatenate(c) for n, c in columns.items()})
+        joined: dict[str, Any] = {
+            name: None if any(array is None for array in column) else np.concatenate(column)
+            for name, column in columns.items()
+        }
+        return Outcome(**joined)
 
 
 FIELDS = ("measure", "diverged_at", "final_loss", "losses", "measures", "probe")

@@ -83,7 +83,9 @@ class Toy:
 
 
 def change_slope(changes: npt.ArrayLike) -> Fit:
-    """The line through (k, log2 of the changes), whose slope is the dimension of the boundary; grids without one are left out.
+    """The line through (k, log2 of the changes), whose slope is the dimension of the boundary.
+
+    Grids without a change are left out.
 
     Example:
         >>> change_slope((1, 2, 4, 8)).slope

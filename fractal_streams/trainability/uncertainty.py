@@ -91,7 +91,7 @@ def trained_uncertainty(
     seed: int = 0,
     resamples: int = RESAMPLES,
 ) -> Dimension:
-    """The dimension by the uncertainty exponent, from networks trained at random points and beside them, without a picture.
+    """The dimension by the uncertainty exponent, from networks trained at random points and beside them.
 
     A point is uncertain at a distance if the label differs at either of the two points so far from it, in a direction
     of its own, the same at every distance.
