@@ -6,6 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fractal_streams.errors import InvalidValueError
+from fractal_streams.trainability.boxes import edges
 from fractal_streams.trainability.experiment import number
 
 Bool = npt.NDArray[np.bool_]
@@ -42,7 +43,7 @@ def choose_centre(measure: npt.ArrayLike, factor: float = 2.0) -> tuple[float, f
         raise InvalidValueError(f"measure must be (H, W), at least 2 x 2 points, got the shape {array.shape}")
     number(factor, "factor", 1.0, 64.0, above=True)
     converged = array < 0
-    edge = edge_cells(converged)
+    edge = edges(converged)
     if not edge.any():
         raise InvalidValueError(
             f"no boundary among {array.shape[0]} x {array.shape[1]} points, all "
@@ -80,12 +81,6 @@ def scores(
     # half a speck's worth of coherence is everyone's, so that of places amid dust the most mixed one is taken
     coherence = (kept + 0.5) / (np.maximum(edges, kept) + 1.0)
     return np.asarray(np.minimum(share, 1.0 - share) * coherence * closeness)
-
-
-def edge_cells(converged: Bool) -> Bool:
-    """(H - 1, W - 1): whether the four points of a cell have both labels."""
-    a, b, c, d = converged[:-1, :-1], converged[1:, :-1], converged[:-1, 1:], converged[1:, 1:]
-    return np.asarray((a | b | c | d) & ~(a & b & c & d))
 
 
 def box_sums(mask: Bool, middle: tuple[Float64, Float64], half: tuple[float, float]) -> tuple[Float64, Float64]:

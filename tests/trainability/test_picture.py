@@ -151,7 +151,8 @@ def test_a_mark_is_drawn_where_the_window_lies(tmp_path) -> None:
     save_picture(scan, tmp_path / "a.png")
     plain = drawn(tmp_path / "a.png").astype(int)
     left, top = picture.LEFT * 150, picture.ABOVE * 150
-    for name, mark, reach in (("ring", OVERVIEW.scaled(1e-6, (0.25, 0.75)), 20), ("box", OVERVIEW.scaled(0.2, (0.25, 0.75)), 90)):  # fmt: skip
+    marks = ("ring", OVERVIEW.scaled(1e-6, (0.25, 0.75)), 20), ("box", OVERVIEW.scaled(0.2, (0.25, 0.75)), 90)
+    for name, mark, reach in marks:
         save_picture(scan, tmp_path / f"{name}.png", mark=mark)
         changed = np.argwhere((drawn(tmp_path / f"{name}.png") != plain).any(axis=2))
         middle = (changed.min(axis=0) + changed.max(axis=0)) / 2
