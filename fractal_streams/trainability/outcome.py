@@ -99,7 +99,7 @@ def capped(losses: npt.ArrayLike) -> Float64:
     """
     raw = np.asarray(losses, np.float64)
     finite = np.where(np.isfinite(raw), raw, CAP)
-    with np.errstate(divide="ignore", invalid="ignore"):
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
         return np.where((quotient := finite / finite[:1]) < CAP, quotient, CAP)
 
 
@@ -112,7 +112,7 @@ def measure_of(quotients: Float64) -> Float64:
     """
     tail = quotients[-WINDOW:]
     converged = np.cumsum(tail, axis=0)[-1] < len(tail)
-    with np.errstate(divide="ignore"):
+    with np.errstate(divide="ignore", over="ignore"):
         return np.where(converged, -np.cumsum(quotients, axis=0)[-1], np.cumsum(1.0 / quotients, axis=0)[-1])
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+
 from fractal_streams.errors import InvalidValueError, UnknownNameError, VersionError
 from fractal_streams.trainability.experiment import AXES, DEFAULTS, HYPERPARAMETERS, NONLINEARITIES, Experiment
 
@@ -31,7 +32,7 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"data_seed": 2**64}, "data_seed must"),
     ({"order_seed": 0.5}, "order_seed must"),
     ({"alpha0": math.inf}, r"alpha0 must lie in \[-1e\+06, 1e\+06\], got inf"),
-    ({"alpha1": "59ea04add68ee2bc"}, "alpha1 must lie in .*got '1'"),
+    ({"alpha1": "1"}, "alpha1 must lie in .*got '1'"),
     ({"batch_size": 0}, "batch_size must .*got 0"),
     ({"batch_size": 273, "replacement": False}, "batch_size must .*272.*got 273"),
     ({"batch_size": 4097}, "batch_size must .*4,?096.*got 4,?097"),
@@ -46,8 +47,8 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"hyperparameters": {"scale": math.nan}}, "scale must lie in .*got nan"),
     ({"axes": ("lr", "lr1")}, '"lr" sets the rate of every layer'),
     ({"hyperparameters": {"lr": 1.0}}, '"lr" sets the rate of every layer'),
-    ({"axes": ("lr0", "momentum")}, "'momentum' has no effect with optimiser='gradient_descent': use 'momentum' or 'adam'"),
-    ({"axes": ("lr0", "beta2"), "optimiser": "momentum"}, "'beta2' has no effect with optimiser='momentum': use 'adam'"),
+    ({"axes": ("lr0", "momentum")}, "'momentum' has no effect with .*='gradient_descent': use 'momentum' or 'adam'"),
+    ({"axes": ("lr0", "beta2"), "optimiser": "momentum"}, "'beta2' has no effect with .*='momentum': use 'adam'"),
     ({"hyperparameters": {"momentum": 0.5}}, "'momentum' has no effect"),
     ({"hyperparameters": {"momentum": 1.0}, "optimiser": "adam"}, r"momentum must lie in \[0, 1\), got 1"),
     ({"hyperparameters": {"beta2": -0.1}, "optimiser": "adam"}, r"beta2 must lie in \[0, 1\), got -0.1"),
@@ -70,8 +71,12 @@ def test_fields_are_frozen_and_named_only() -> None:
 
 MANY = [
     Experiment(),
-    Experiment(nonlinearity="gelu", width=8, depth=3, axes=("lr2", "weight_decay"), hyperparameters={"lr0": 3, "scale": 2}),
-    Experiment(optimiser="adam", axes=("beta2", "momentum"), hyperparameters={"lr": 1e-2}, steps=77, alpha0=0.5, alpha1=1),
+    Experiment(
+        nonlinearity="gelu", width=8, depth=3, axes=("lr2", "weight_decay"), hyperparameters={"lr0": 3, "scale": 2}
+    ),
+    Experiment(
+        optimiser="adam", axes=("beta2", "momentum"), hyperparameters={"lr": 1e-2}, steps=77, alpha0=0.5, alpha1=1
+    ),
     Experiment(batch_size=16, replacement=False, data_seed=2**64 - 1, dataset_mode="width", dataset_ratio=2.5),
     Experiment(axes=("offset", "lr"), offset_mode="every_step", inputs="published"),
 ]  # fmt: skip
@@ -105,7 +110,7 @@ def test_every_field_is_in_the_digest() -> None:
 
 def test_digests_do_not_change() -> None:
     assert [experiment.digest() for experiment in MANY] == [
-        "a6d80e02b11e6327", "1", "05b1227a855c0cbb", "37ad43a85e640bac", "3f6b64cf42001e62",
+        "a6d80e02b11e6327", "59ea04add68ee2bc", "05b1227a855c0cbb", "37ad43a85e640bac", "3f6b64cf42001e62",
     ]  # fmt: skip
 
 
@@ -141,7 +146,7 @@ def test_each_axis_sets_its_own_row_and_all_else_keeps_its_value(axes: tuple[str
     table = dict(zip(HYPERPARAMETERS, Experiment(**settings).table(points), strict=True))
     expected: dict[str, Any] = {name: np.full(3, value) for name, value in DEFAULTS.items() if value is not None}
     for name, values in zip(axes, points.T, strict=True):
-        expected.update({row: values for row in (("lr0", "lr1", "lr2") if name == "lr" else (name,))})
+        expected.update(dict.fromkeys(("lr0", "lr1", "lr2") if name == "lr" else (name,), values))
     expected.setdefault("lr2", expected["lr0"])
     assert list(table) == list(HYPERPARAMETERS)
     for name, values in table.items():
