@@ -17,6 +17,7 @@ from fractal_streams.trainability.triton_primitives import (
     operand,
     parted,
     product,
+    product_onto,
     signed,
 )
 
@@ -36,7 +37,7 @@ def taken(at, rest, tile, rows: tl.constexpr, columns: tl.constexpr, precision: 
 
 @triton.jit
 def gathered(x, order, start, count, alpha0: tl.constexpr, width: tl.constexpr, precision: tl.constexpr):
-    """Both operands, with their rests, of 16 rows that `order` names from `start` on; rows from `count` on are row 0."""
+    """Both operands, with their rests, of the 16 rows that `order` names from `start` on; from `count` on row 0."""
     place, inputs = tl.arange(0, TILE), tl.arange(0, width)
     turned = contraction(place)
     rows = tl.load(order + start + place, place < count, 0)
@@ -54,12 +55,11 @@ def forward(
     depth: tl.constexpr, nonlinearity: tl.constexpr, precision: tl.constexpr,
 ):  # fmt: skip
     """First hidden units and slopes, those of the last hidden layer, and the outputs of 16 rows."""
-    zero = tl.zeros((width, TILE), last.dtype)
-    h0, s0 = activation(product(a0, a0_rest, b1, b1_rest, zero, precision), nonlinearity)
+    h0, s0 = activation(product(a0, a0_rest, b1, b1_rest, precision), nonlinearity)
     if depth == 3:
         left, left_rest = parted(w1, precision)
         right, right_rest = parted(h0, precision)
-        h1, s1 = activation(product(left, left_rest, right, right_rest, zero, precision) * alpha0, nonlinearity)
+        h1, s1 = activation(product(left, left_rest, right, right_rest, precision) * alpha0, nonlinearity)
     else:
         h1, s1 = h0, s0
     return h0, s0, h1, s1, tl.sum(h1 * last[:, None], axis=0) * alpha1
@@ -83,13 +83,13 @@ def backward(
         if masked:
             right = tl.where(valid[:, None], right, 0.0)
             right_rest = tl.where(valid[:, None], right_rest, 0.0)
-        g1 = product(left, left_rest, right, right_rest, g1, precision)
+        g1 = product_onto(g1, left, left_rest, right, right_rest, precision)
         back, back_rest = parted(tl.trans(w1), precision)
-        delta = s0 * product(back, back_rest, left, left_rest, tl.zeros((width, TILE), last.dtype), precision)
+        delta = s0 * product(back, back_rest, left, left_rest, precision)
         if masked:
             delta = tl.where(valid[None, :], delta, 0.0)
     left, left_rest = parted(fold(delta, width, TILE), precision)
-    return product(left, left_rest, b2, b2_rest, g0, precision), g1, g2
+    return product_onto(g0, left, left_rest, b2, b2_rest, precision), g1, g2
 
 
 @triton.jit

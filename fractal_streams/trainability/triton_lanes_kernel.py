@@ -1,4 +1,4 @@
-"""A hidden unit to a lane, without tensor cores: float32 with IEEE products; and single examples in their reduced form."""
+"""Units on lanes, without tensor cores: float32 with IEEE products; and single examples in their reduced form."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def lanes_kernel(
     nonlinearity: tl.constexpr, drift: tl.constexpr, decays: tl.constexpr, checks: tl.constexpr,
     probes: tl.constexpr, unrolled: tl.constexpr,
 ):  # fmt: skip
-    """Trains `nets` networks of depth 2 by gradient descent in float32.
+    """Trains `nets` networks of depth 2 by gradient descent, in the type of w2.
 
     table: (8, points) float64. w0: (width, width), rows are inputs. w2: (width,). x: (rows, width), times alpha0.
     y: (rows,). order: (steps, batch) int32. probe: (width,), times alpha0. checkpoints: (checks,) int32, the last is
@@ -34,20 +34,21 @@ def lanes_kernel(
     """
     net = tl.program_id(0).to(tl.int64) * nets + tl.arange(0, nets)[:, None]
     inside = net < points
-    here = tl.where(inside, net, points - 1)
-    unit = tl.arange(0, width)[None, :]
-    zero = tl.zeros((nets, width), tl.float32)
-    lr0 = tl.load(table + here).to(tl.float32)
-    lr1 = tl.load(table + points + here).to(tl.float32)
-    decay = tl.load(table + 5 * points + here).to(tl.float32)
-    offset = tl.load(table + 6 * points + here).to(tl.float32)
-    scale = tl.load(table + 7 * points + here).to(tl.float32)
+    unit = tl.max_contiguous(tl.arange(0, width), 1)[None, :]
+    kind: tl.constexpr = w2.dtype.element_ty
+    zero = tl.zeros((nets, width), kind)
+    here = tl.where(inside, net, points - 1) + 0 * unit  # as wide as a row of units, so that all lie on the same lanes
+    lr0 = tl.load(table + here).to(kind)
+    lr1 = tl.load(table + points + here).to(kind)
+    decay = tl.load(table + 5 * points + here).to(kind)
+    offset = tl.load(table + 6 * points + here).to(kind)
+    scale = tl.load(table + 7 * points + here).to(kind)
     weights = ()
     for k in tl.static_range(width):
         loaded = tl.load(w0 + k * width + unit) * scale
         if not drift:
             loaded += offset
-        weights = weights + (loaded,)  # noqa: RUF005
+        weights = weights + (loaded,)
     last = tl.load(w2 + unit) * scale
     ends = tl.load(checkpoints + tl.arange(0, checks))[None, :]
     first, final = tl.zeros((nets, 1), tl.float64), tl.zeros((nets, 1), tl.float64)
@@ -63,13 +64,13 @@ def lanes_kernel(
             if drift:
                 shifted = ()
                 for k in tl.static_range(width):
-                    shifted = shifted + (weights[k] + offset,)  # noqa: RUF005
+                    shifted = shifted + (weights[k] + offset,)
                 weights = shifted
             gradient = ()
             for _k in tl.static_range(width):
-                gradient = gradient + (zero,)  # noqa: RUF005
+                gradient = gradient + (zero,)
             change = zero
-            squares = tl.zeros((nets, 1), tl.float32)
+            squares = tl.zeros((nets, 1), kind)
             for row in tl.range(rows, loop_unroll_factor=unrolled):
                 h, slope = activation(sums(x, row, weights, width), nonlinearity)
                 error = tl.sum(h * last, axis=1, keep_dims=True) * alpha1 - tl.load(y + row)
@@ -79,9 +80,7 @@ def lanes_kernel(
                     delta = slope * error
                     added = ()
                     for k in tl.static_range(width):
-                        added = added + (  # noqa: RUF005
-                            tl.fma(delta, tl.load(x + row * width + k) + zero, gradient[k]),
-                        )
+                        added = added + (tl.fma(delta, tl.load(x + row * width + k) + zero, gradient[k]),)
                     gradient = added
             loss = squares.to(tl.float64) / rows
             if probes and step == steps - 1:
@@ -97,9 +96,7 @@ def lanes_kernel(
                     delta = slope * error
                     added = ()
                     for k in tl.static_range(width):
-                        added = added + (  # noqa: RUF005
-                            tl.fma(delta, tl.load(x + row * width + k) + zero, gradient[k]),
-                        )
+                        added = added + (tl.fma(delta, tl.load(x + row * width + k) + zero, gradient[k]),)
                     gradient = added
             factor: tl.constexpr = 2.0 * alpha1 / (rows if batch == 0 else batch)
             updated = ()
@@ -107,7 +104,7 @@ def lanes_kernel(
                 g = gradient[k] * (last * factor)
                 if decays:
                     g += decay * weights[k]
-                updated = updated + (weights[k] - lr0 * g,)  # noqa: RUF005
+                updated = updated + (weights[k] - lr0 * g,)
             weights = updated
             g = change * factor
             if decays:

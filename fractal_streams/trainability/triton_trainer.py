@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from fractal_streams.errors import missing_extra
+from fractal_streams.errors import InvalidValueError, missing_extra
 from fractal_streams.trainability.experiment import Experiment, Float64
 from fractal_streams.trainability.inputs import Inputs, inputs_of
 from fractal_streams.trainability.outcome import Outcome, Readout
@@ -15,6 +15,7 @@ from fractal_streams.trainability.trainer import Mode, Precision, check_reducibl
 
 try:
     import torch
+    import triton
 except ImportError:
     raise missing_extra("torch", "torch") from None
 
@@ -25,6 +26,8 @@ TILE = 16
 LAUNCH = 2**20
 """The most networks of one launch."""
 WARPS = {16: 1, 32: 4, 64: 8}
+DOUBLE_PRODUCTS = tuple(map(int, triton.__version__.split(".")[:2])) >= (3, 6)
+"""Whether Triton multiplies float64 matrices."""
 LANES, REDUCED = 4, 32
 """Networks of a program, of units on lanes and in the reduced form."""
 
@@ -88,12 +91,14 @@ class TritonTrainer:
             reduced_kernel[(-(-count // REDUCED),)](
                 table, *held, stops, *outputs, *sizes, REDUCED, padded(experiment.width), experiment.width, alpha1,
                 norm, experiment.nonlinearity, checks, num_warps=1, num_stages=1,
+                enable_fp_fusion=True,
             )  # fmt: skip
         elif self._on_lanes(experiment):
-            held = lane_operands(experiment, self.device)
+            held = lane_operands(experiment, self.precision, self.device)
             lanes_kernel[(-(-count // LANES),)](
                 table, *held, stops, *outputs, probed, *sizes, LANES, experiment.width, rows, batch, alpha1,
                 experiment.nonlinearity, drift, decays, checks, asked.probe, 2, num_warps=1, num_stages=1,
+                enable_fp_fusion=True,
             )  # fmt: skip
         else:
             width = padded(experiment.width)
@@ -103,11 +108,25 @@ class TritonTrainer:
                 width, experiment.width, experiment.depth, rows, batch, alpha0, alpha1, experiment.nonlinearity,
                 experiment.optimiser, drift, decays, checks, asked.probe, precision, num_warps=WARPS[width],
                 num_stages=1,
+                enable_fp_fusion=True,
             )  # fmt: skip
 
     def _on_lanes(self, experiment: Experiment) -> bool:
-        small = experiment.width <= 16 and experiment.depth == 2
-        return self.precision == "float32" and small and experiment.optimiser == "gradient_descent"
+        if self.precision != "float32" and (self.precision != "float64" or DOUBLE_PRODUCTS):
+            return False
+        small = experiment.width <= 16 and experiment.depth == 2 and experiment.optimiser == "gradient_descent"
+        if not small and self.precision == "float64":
+            raise InvalidValueError(
+                f"Triton {triton.__version__} has no float64 products, which this experiment needs on a GPU (without "
+                f"them float64 trains widths 8 and 16, depth 2, by gradient descent): install Triton 3.6 or newer, "
+                f"or use precision='float32' or device='cpu'"
+            )
+        return small
+
+
+def kind_of(precision: str) -> Any:
+    """The type that weights are kept in."""
+    return torch.float64 if precision == "float64" else torch.float32
 
 
 def padded(width: int) -> int:
@@ -121,12 +140,13 @@ def on_device(array: Any, kind: Any, device: str) -> Any:
 
 
 @lru_cache(maxsize=16)
-def lane_operands(experiment: Experiment, device: str) -> tuple[Any, ...]:
+def lane_operands(experiment: Experiment, precision: str, device: str) -> tuple[Any, ...]:
     """W0, W1, alpha0 * X, Y, the order of minibatches and alpha0 * probe, of `lanes_kernel`."""
     inputs, alpha0 = inputs_of(experiment), experiment.factors[0]
     arrays = (inputs.weights[0], inputs.weights[1][:, 0], alpha0 * inputs.x, inputs.y)
-    held = (on_device(each, torch.float32, device) for each in arrays)
-    return (*held, order_on(inputs, device), on_device(alpha0 * inputs.probe, torch.float32, device))
+    kind = kind_of(precision)
+    held = (on_device(each, kind, device) for each in arrays)
+    return (*held, order_on(inputs, device), on_device(alpha0 * inputs.probe, kind, device))
 
 
 @lru_cache(maxsize=16)
@@ -134,7 +154,7 @@ def reduced_operands(experiment: Experiment, precision: str, device: str) -> tup
     """z at the start, the sum of alpha0 * x, W1 and y, of `reduced_kernel`; and |alpha0 x|**2."""
     inputs, alpha0 = inputs_of(experiment), experiment.factors[0]
     x = alpha0 * inputs.x[0]
-    kind = torch.float64 if precision == "float64" else torch.float32
+    kind = kind_of(precision)
     more = padded(experiment.width) - experiment.width
     arrays = (np.pad(x @ inputs.weights[0], (0, more)), [x.sum()], np.pad(inputs.weights[1][:, 0], (0, more)), inputs.y)
     return tuple(on_device(each, kind, device) for each in arrays), float(x @ x)
@@ -144,7 +164,7 @@ def reduced_operands(experiment: Experiment, precision: str, device: str) -> tup
 def matrix_operands(experiment: Experiment, precision: str, device: str) -> tuple[Any, ...]:
     """The arrays of `train_kernel`, in its order."""
     inputs, alpha0 = inputs_of(experiment), experiment.factors[0]
-    kind = torch.float64 if precision == "float64" else torch.float32
+    kind = kind_of(precision)
     width = padded(experiment.width)
     more = width - experiment.width
     rows = -(-experiment.rows // TILE) * TILE
@@ -187,4 +207,3 @@ def in_lane_order(operands: Float64, precision: str) -> Any:
     single = flat.astype(np.float32)
     held = (single.view(np.int32) & np.int32(-8192)).view(np.float32)
     return np.concatenate([held, single - held])
-
