@@ -15,9 +15,7 @@ from fractal_streams.trainability.experiment import Experiment
 from fractal_streams.trainability.presets import OVERVIEW, PUBLISHED
 from fractal_streams.trainability.window import PrecisionWarning, Window, check_precision, growth, value_at
 
-LN_10 = Fraction(
-    "2.302585092994045684017991454684364207601101488628772976033327900967572609677352480235997205089598298341"
-)
+LN_10 = Fraction("2.3025850929940456840179914546843642076011014886287729760333279009675726096773524802359972")
 ULP = 2.0**-52
 
 decades = st.floats(-100, 100, allow_nan=False)
