@@ -1,21 +1,38 @@
 """The CPU's training loop, a network in each lane. Its source is copied into generated modules; nobody calls it here.
 
 All sums over rows, units and steps run in their written order within a lane. Rows go through in
-blocks of `BLOCK`, so that a gradient is loaded and stored once for several of them. The names in
-capitals that this file does not define are the generated module's. Offsets count vectors.
+blocks of `BLOCK`, so that a gradient is loaded and stored once for several of them. Offsets count vectors.
 """
 
-# ruff: noqa: F821
 # mypy: ignore-errors
 
 import numba
 import numpy as np
 
 from fractal_streams.render.numba_primitives import widest
-from fractal_streams.trainability.numba_lanes import *
+from fractal_streams.trainability.numba_lanes import (
+    LINE,
+    all_less,
+    any_less,
+    filled,
+    fma,
+    lane,
+    load,
+    nans,
+    root,
+    splat,
+    store,
+    where_less,
+)
+from fractal_streams.trainability.numba_primitives import tanh as activate, tanh_slope as slope
+from fractal_streams.trainability.outcome import CAP, WINDOW
+from fractal_streams.trainability.reference import EPSILON
+
+# A generated module has its own of these; here they are of the usual network.
+LANES, HALVES, N, HIDDEN, PARAMETERS, BLOCK, BIGGEST = 8, 1, 16, 1, 272, 8, 1e300
+OPTIMISER, BATCHED, PLAN, CACHED = "gradient_descent", False, "rows", False
 
 jit = numba.njit(nogil=True, forceinline=True, error_model="numpy")
-CACHED = False
 # Copied from here on.
 
 W = 0  # weights, layer by layer, rows are inputs

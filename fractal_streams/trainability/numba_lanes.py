@@ -1,4 +1,4 @@
-"""Vectors of 64 bytes in Numba: one network a lane, so that no sum's order depends on how wide a processor's vectors are.
+"""Vectors of 64 bytes in Numba: one network in a lane, so that no order of sums depends on how wide a vector is.
 
 A value of `Lanes` is 8 float64 or 16 float32 numbers. LLVM splits it where the processor's vectors
 are narrower; nothing is left to the vectoriser of loops. Memory is flat: vector k of an array
@@ -10,7 +10,7 @@ from __future__ import annotations
 import operator
 from typing import Any
 
-from llvmlite import ir
+from llvmlite import ir  # type: ignore[import-untyped]
 from numba.core import types
 from numba.core.datamodel import models
 from numba.core.typing.templates import AbstractTemplate, infer_global, signature

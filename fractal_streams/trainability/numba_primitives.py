@@ -1,17 +1,25 @@
-"""Nonlinearities and their slopes on vectors of networks, without branches but for what `scalar` calls.
+"""Nonlinearities and their slopes on vectors of networks. The source is copied into generated modules.
 
-The source is copied into generated modules, whose constants depend on the precision; nobody calls it here.
-Names: `f(z)`, and `f_slope(z, h)` with h = f(z), for each nonlinearity f. NaN stays NaN.
+For each nonlinearity f there is `f(z)` and `f_slope(z, h)` with h = f(z). NaN stays NaN.
 """
 
-# ruff: noqa: F821
 # mypy: ignore-errors
 
 import math
 
 import numba
 
-from fractal_streams.trainability.numba_lanes import *
+from fractal_streams.trainability.numba_lanes import (
+    fma,
+    lane,
+    nans,
+    power_of_two,
+    where_less,
+    with_lane,
+)
+
+# A generated module has its own of these; here they are float64's.
+LANES, MAGIC, FLAT, LN2, LN2_HIGH, LN2_LOW = 8, 1.5 * 2.0**52, 20.0, math.log(2.0), math.log(2.0), 0.0
 
 jit = numba.njit(nogil=True, forceinline=True, error_model="numpy")
 # Copied from here on.

@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
@@ -17,21 +17,28 @@ from fractal_streams.render.numba_backend import NumbaRenderer
 from fractal_streams.spec import one_of
 from fractal_streams.trainability.experiment import Experiment
 from fractal_streams.trainability.inputs import inputs_of
+from fractal_streams.trainability.modes import Mode, Precision, check_reducible
 from fractal_streams.trainability.numba_lanes import LINE
 from fractal_streams.trainability.outcome import CAP, WINDOW, Outcome, Readout
 from fractal_streams.trainability.reference import EPSILON
-from fractal_streams.trainability.trainer import check_reducible
 
 BLOCK = 8
 """Rows that go through the network together."""
 TASKS = 8
 """Tasks for each thread: their times differ, where some networks stop early."""
 
-# What tanh is reduced by; `flat` is where it becomes 1. The high part of ln 2 ends in zeros, so that k times it is exact.
 CONSTANTS = {
-    "float64": {"magic": 1.5 * 2.0**52, "ln2_high": float.fromhex("0x1.62e42feep-1"), "flat": 20.0, "biggest": 1e300},
-    "float32": {"magic": 1.5 * 2.0**23, "ln2_high": float.fromhex("0x1.62e4p-1"), "flat": 10.0, "biggest": 1e37},
-}
+    "float64": {
+        "magic": 1.5 * 2.0**52, "ln2_high": 2977044471 / 2**32, "ln2_low": 1.9082149292705877e-10, "flat": 20.0,
+        "biggest": 1e300,
+    },
+    "float32": {
+        "magic": 1.5 * 2.0**23, "ln2_high": 45426 / 2**16, "ln2_low": 1.4286068203094173e-06, "flat": 10.0,
+        "biggest": 1e37,
+    },
+}  # fmt: skip
+"""What a precision's functions are made of: a number whose last bit is 1, ln 2 in a part that a product with a small
+integer is exact of and the rest, where tanh becomes 1, and how large a square may be."""
 
 
 class NumbaTrainer:
@@ -53,15 +60,11 @@ class NumbaTrainer:
     exits = True
     """Whether networks stop whose losses can be no numbers any more: the outcome is the same."""
 
-    def __init__(
-        self,
-        precision: Literal["float64", "float32"] = "float64",
-        mode: Literal["exact", "reduced"] = "exact",
-        threads: int | None = None,
-    ) -> None:
+    def __init__(self, precision: Precision = "float64", mode: Mode = "exact", threads: int | None = None) -> None:
         one_of(precision, "precision", tuple(CONSTANTS))
         one_of(mode, "mode", ("exact", "reduced"))
-        self.precision, self.mode = precision, mode
+        self.precision: str = precision
+        self.mode = mode
         self._threads = NumbaRenderer(threads)
 
     @property
@@ -155,9 +158,6 @@ def generated(
         "CAP": CAP, "WINDOW": WINDOW, "EPSILON": EPSILON, "LN2": math.log(2.0),
     }  # fmt: skip
     constants |= {name.upper(): value for name, value in CONSTANTS[precision].items()}
-    constants["LN2_LOW"] = math.log(2.0) - constants["LN2_HIGH"]
-    if precision == "float64":  # ln 2 to 64 bits more than float64 has
-        constants["LN2_LOW"] = 1.908214929270588e-10
     here = Path(__file__)
     lanes = hashlib.blake2s(here.with_name("numba_lanes.py").read_bytes(), digest_size=8).hexdigest()
     text = f"# vectors {lanes}\n" + HEADER + "".join(f"{name} = {value!r}\n" for name, value in constants.items())

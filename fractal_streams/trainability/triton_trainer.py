@@ -11,7 +11,7 @@ from fractal_streams.errors import InvalidValueError, missing_extra
 from fractal_streams.trainability.experiment import Experiment, Float64
 from fractal_streams.trainability.inputs import Inputs, inputs_of
 from fractal_streams.trainability.outcome import Outcome, Readout
-from fractal_streams.trainability.trainer import Mode, Precision, check_reducible
+from fractal_streams.trainability.modes import Mode, Precision, check_reducible
 
 try:
     import torch
