@@ -10,8 +10,8 @@ import numpy as np
 from fractal_streams.errors import InvalidValueError, missing_extra
 from fractal_streams.trainability.experiment import Experiment, Float64
 from fractal_streams.trainability.inputs import Inputs, inputs_of
-from fractal_streams.trainability.outcome import Outcome, Readout
 from fractal_streams.trainability.modes import Mode, Precision, check_reducible
+from fractal_streams.trainability.outcome import Outcome, Readout
 
 try:
     import torch
