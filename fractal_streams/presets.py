@@ -15,6 +15,9 @@ from fractal_streams.priors import Constant, LogUniform, Prior, Uniform
 from fractal_streams.seed_code import SeedCodeSpec, SeedCodeStream
 from fractal_streams.spec import StreamSpec
 from fractal_streams.stream import StillStream, Stream
+from fractal_streams.trainability.experiment import Experiment
+from fractal_streams.trainability.streams import PointSpec, PointStream, TileSpec, TileStream
+from fractal_streams.trainability.trained_stream import TrainedStream
 from fractal_streams.video import VideoSpec, VideoStream
 
 LIVELY = {"power": Uniform(1.0, 5.0), "frequency": Uniform(2.0, 10.0)}
@@ -51,9 +54,26 @@ PRESETS: dict[str, Any] = {
     "fractal-video": VideoSpec(
         still=StreamSpec(formulas=("polynomial_power",), num_classes=10, height=64, width=64, priors=LIVELY), frames=16
     ),
+    "trainability-points": PointSpec(
+        experiment=Experiment(dataset_mode="single_example"), distance=0.1, halvings=10, losses=16
+    ),
+    "trainability-tiles": TileSpec(
+        experiments=tuple(
+            Experiment(nonlinearity=name, width=8, dataset_mode="width", steps=200)
+            for name in ("tanh", "relu", "identity")
+        ),
+        min_depth=2,
+        max_depth=12,
+    ),
 }
 
-STREAMS: dict[type, Any] = {StreamSpec: StillStream, VideoSpec: VideoStream, SeedCodeSpec: SeedCodeStream}
+STREAMS: dict[type, Any] = {
+    StreamSpec: StillStream,
+    VideoSpec: VideoStream,
+    SeedCodeSpec: SeedCodeStream,
+    PointSpec: PointStream,
+    TileSpec: TileStream,
+}
 """The stream that each kind of spec opens as."""
 
 
@@ -98,7 +118,7 @@ def spec_from_json(text: str) -> Any:
 
 
 def open_stream(source: Any, **settings: Any) -> Stream:
-    """A stream from a name or a spec, of stills or clips.
+    """A stream from a name or a spec: of stills, clips, or training runs.
 
     Args:
         source: a name of `PRESETS`, a formula, "module:formula", a spec's JSON file, or a spec.
@@ -120,7 +140,8 @@ def open_stream(source: Any, **settings: Any) -> Stream:
             f"got {source!r}"
         )
     known = {item.name for kind in (spec, getattr(spec, "still", spec)) for item in fields(kind)}
-    asked = [name for name in inspect.signature(StillStream).parameters if name != "spec"]
+    opened = TrainedStream if issubclass(STREAMS[type(spec)], TrainedStream) else StillStream
+    asked = [name for name in inspect.signature(opened).parameters if name != "spec"]
     for name in settings:
         if name not in known and name not in asked:
             raise unknown_name("setting", name, (*known, *asked))
