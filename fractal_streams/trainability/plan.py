@@ -16,9 +16,10 @@ from fractal_streams.shard import Shard
 from fractal_streams.spec import whole
 from fractal_streams.trainability.experiment import Experiment
 from fractal_streams.trainability.inputs import inputs_of
+from fractal_streams.trainability.modes import check_reducible
 from fractal_streams.trainability.refine import Bool, Int64, Refined, Refinement, checked, of_dict, refine
 from fractal_streams.trainability.store import COLUMNS, SCAN_VERSION, Columns, Facts, Part, Silent, Store, completed
-from fractal_streams.trainability.trainer import Trainer, check_reducible
+from fractal_streams.trainability.trainer import Trainer
 from fractal_streams.trainability.window import MAX_RESOLUTION, Grid, Window
 
 MIN_TILE = 4

@@ -17,6 +17,7 @@ from fractal_streams.errors import InvalidValueError
 from fractal_streams.shard import Shard
 from fractal_streams.spec import one_of
 from fractal_streams.trainability.experiment import Experiment, Float64
+from fractal_streams.trainability.modes import Mode, Precision
 from fractal_streams.trainability.plan import Plan, engine_of, grid_of
 from fractal_streams.trainability.refine import Bool, Refined, Refinement
 from fractal_streams.trainability.store import (
@@ -32,7 +33,7 @@ from fractal_streams.trainability.store import (
     open_folder,
     read_facts,
 )  # fmt: skip
-from fractal_streams.trainability.trainer import Mode, Precision, Trainer, open_trainer
+from fractal_streams.trainability.trainer import Trainer, open_trainer
 from fractal_streams.trainability.window import Grid, OnLimit, PrecisionWarning, Window, check_precision
 
 
@@ -139,7 +140,7 @@ def scan(
         refine: leave out what lies far from the boundary; the result says where, and how often it is wrong.
         shard: None is this process's, by torchrun or torch.distributed. Ranks share the folder, tile i is rank i's
             modulo the world size; each returns when the tiles of all are there, for which it waits without end.
-        progress: a bar with networks/s and the time left.
+        progress: a bar with networks/s and the time left, of rank 0.
 
     Raises:
         InvalidValueError: a value outside its range; a folder of another scan; ranks without a folder.
@@ -165,7 +166,7 @@ def scan(
     told = check_precision(area, plan.grid, plan.precision, "refuse" if on_limit == "refuse" else "allow")
     if told and on_limit == "warn":
         warnings.warn(told, PrecisionWarning, stacklevel=2)
-    bar = NetworksBar() if progress else Silent()
+    bar = NetworksBar() if progress and rank.rank == 0 else Silent()
     store: Store = Nowhere() if folder is None else open_folder(Path(folder), plan.facts())
     return made(plan, store, lambda part: trained(opened, plan, part), rank, bar)
 

@@ -29,7 +29,7 @@ from fractal_streams.trainability.reference import ReferenceTrainer
 from fractal_streams.trainability.refine import Refinement, mixed
 from fractal_streams.trainability.scan import Scan, open_scan, scan
 from fractal_streams.trainability.store import COLUMNS, NetworksBar
-from fractal_streams.trainability.trainer import Trainer
+from fractal_streams.trainability.trainer import Trainer, open_trainer
 from fractal_streams.trainability.window import PrecisionWarning, Window
 
 DIGEST = "8e07c35b78354619"
@@ -247,9 +247,9 @@ print(made.measure.shape, flush=True)
 """
 
 
-def started(folder: Path, *words: str, **environment: str) -> subprocess.Popen[str]:
+def started(folder: Path, *words: str, program: str = PROGRAM, **environment: str) -> subprocess.Popen[str]:
     run = subprocess.Popen(
-        [sys.executable, "-c", PROGRAM, str(folder), *words],
+        [sys.executable, "-c", program, str(folder), *words],
         stdout=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
     )  # fmt: skip
     assert run.stdout is not None and run.stdout.readline() == "go\n"
@@ -314,6 +314,13 @@ def test_what_one_world_began_another_finishes(tmp_path: Path, whole: dict[bool,
             path.unlink()  # as if rank 1 of 2 had been killed at once
     small(folder=tmp_path, shard=Shard())
     assert contents(tmp_path) == whole[False].contents
+
+
+def test_only_the_first_rank_shows_a_bar(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    small(folder=tmp_path)
+    for rank, shown in ((1, False), (0, True)):
+        small(folder=tmp_path, shard=Shard(rank, 2), progress=True)
+        assert ("520/520" in capsys.readouterr().err) is shown
 
 
 def test_ranks_need_a_folder() -> None:
@@ -447,6 +454,38 @@ def test_the_layout_of_a_folder_does_not_change(whole: dict[bool, Any]) -> None:
     assert hashlib.blake2s(np.packbits(whole[False].scan.status).tobytes(), digest_size=8).hexdigest() == DIGEST
 
 
+@pytest.mark.gpu
+@pytest.mark.parametrize("precision", ["float64", "float32"])
+def test_tiles_of_any_size_give_the_same_values_on_a_gpu(precision: Any, tmp_path: Path) -> None:
+    for experiment in (SMALL, SMALL.replace(dataset_mode="matching"), Experiment(steps=30)):
+        full, *others = (
+            scan(experiment, AREA, resolution=BOTH, tile=tile, device="cuda", precision=precision)
+            for tile in (64, 7, 16)
+        )
+        assert all(same(full, other) for other in others)
+        crop = full.grid.crop(slice(3, 17), slice(5, 6))
+        outcome = open_trainer("cuda", precision).train(experiment, crop.points())
+        assert full.measure[3:17, 5].tobytes() == outcome.measure.tobytes()
+
+
+@pytest.mark.gpu
+def test_two_gpus_give_the_same_bytes_as_one(tmp_path: Path) -> None:
+    import torch
+
+    if torch.cuda.device_count() < 2:
+        pytest.skip("needs two GPUs")
+    program = PROGRAM.replace("trainer=ReferenceTrainer()", 'device="cuda"')
+    for words in (("30", "7"), ("30", "7", "refined")):
+        one, two = tmp_path / f"one {len(words)}", tmp_path / f"two {len(words)}"
+        assert started(one, *words, program=program).communicate()[0] == "(20, 26)\n"
+        runs = [
+            started(two, *words, program=program, RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE="2")
+            for rank in range(2)
+        ]
+        assert [run.communicate()[0] for run in runs] == ["(20, 26)\n"] * 2
+        assert contents(one) == contents(two)
+
+
 SHARES = {
     "width 8, 100 steps": (Experiment(width=8, steps=100, inputs="published"), OVERVIEW, 64, 0.5073, 0.001),
     "single, overview": (PUBLISHED["single"].experiment, OVERVIEW, 64, 0.4895, 0.001),
@@ -461,5 +500,5 @@ SHARES = {
 )
 def test_converged_shares_are_those_of_the_paper_s_inputs(name: str) -> None:
     experiment, area, points, share, tolerance = SHARES[name]
-    made = scan(experiment, area, resolution=points, trainer=ReferenceTrainer())
+    made = scan(experiment, area, resolution=points, device="cpu")
     assert made.converged.mean() == pytest.approx(share, abs=tolerance)
