@@ -200,10 +200,24 @@ def frame(zoom: Zoom, keyframes: RankedKeyframes, level: int, alpha: float, shap
         for by, share in ((level, 1.0 - mixed), (level + 1, mixed)):
             if share > 0.0:
                 drawn += share * keyframes.values(deep, by)[rows][:, columns]
-        below = found[where]
-        bare = np.isnan(below)
-        found[where] = np.where(bare, drawn, below + opacity * (drawn - below)) if opacity < 1.0 else drawn
+        found[where] = blended(found[where], drawn, opacity) if opacity < 1.0 else drawn
     return found
+
+
+def blended(below: Float64, above: Float64, opacity: float) -> Float64:
+    """Values on the way from one picture's to another's, through the boundary (1, -1) where their labels differ.
+
+    So a change of label passes through the dark colours on both sides of the boundary, and never through the pale
+    ones in the middle of the range, which no run has. What has no value (NaN) is as if it weren't there.
+
+    Example:
+        >>> blended(np.array([0.5, 0.75]), np.array([1.0, -0.75]), 0.75)
+        array([ 0.875, -0.875])
+    """
+    change = above - below
+    passed = below + opacity * (change - 2.0 * np.sign(change) * ((below < 0) != (above < 0)))
+    passed = np.where(np.abs(passed) > 1.0, passed - 2.0 * np.sign(passed), passed)
+    return np.where(np.isnan(below), above, np.where(np.isnan(above), below, passed))
 
 
 def opacity_of(zoom: Zoom, level: int, deeper: int, alpha: float, shape: tuple[int, int]) -> float:

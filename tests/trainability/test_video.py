@@ -18,6 +18,7 @@ from fractal_streams.trainability.nested import between, place_of
 from fractal_streams.trainability.picture import SPECTRAL, colours, plain, restretch
 from fractal_streams.trainability.video import (
     RankedKeyframes,
+    blended,
     frame,
     opacity_of,
     sampled,
@@ -73,8 +74,21 @@ def test_values_are_blended_by_the_papers_share_of_both_tables(tmp_path) -> None
     rows, columns, where = sampled(made.windows[1], window, (24, 24), (24, 24))
     base_rows, base_columns, _ = sampled(made.windows[0], window, (24, 24), (24, 24))
     under = mixture[base_rows][:, base_columns]
-    expected = under[where] + alpha * (inner_mixture[rows][:, columns] - under[where])
-    np.testing.assert_allclose(got[where], expected, rtol=1e-12)
+    over = inner_mixture[rows][:, columns]
+    same = (over < 0) == (under[where] < 0)
+    assert 0.7 < same.mean() < 1
+    np.testing.assert_allclose(got[where][same], (under[where] + alpha * (over - under[where]))[same], rtol=1e-12)
+    assert (np.abs(got) >= 0.25).all()
+
+
+def test_a_change_of_label_passes_through_the_boundary() -> None:
+    """1 and -1 are neighbours, the dark ends of both halves; the pale middle is on nobody's way."""
+    below, above = np.array([0.5, 1.0, -0.25, 0.25, np.nan, 0.5]), np.array([-0.75, -1.0, 0.25, -0.25, 0.5, np.nan])
+    np.testing.assert_allclose(blended(below, above, 0.25), [0.6875, 1.0, -0.625, 0.625, 0.5, 0.5])
+    np.testing.assert_allclose(blended(below, above, 0.75), [-0.9375, 1.0, 0.625, -0.625, 0.5, 0.5])
+    steps = np.array([blended(np.array([0.5]), np.array([-0.5]), share)[0] for share in np.linspace(0, 1, 11)[:-1]])
+    way = np.where(steps > 0, steps - 1, steps + 1)  # signed distance from the boundary
+    np.testing.assert_allclose(np.diff(way), 0.1, atol=1e-12)
 
 
 def test_a_frame_shows_the_points_of_the_plane_where_its_window_lies(tmp_path) -> None:
