@@ -94,13 +94,22 @@ def edge_maps_of(measures: Any, *, edge_maps: bool = False) -> Iterator[EdgeMap]
     """The edges of each of some frames, one after another; a single (H, W) array or scan is one frame.
 
     Args:
-        measures: (H, W) arrays of the signed measure or of labels, or scans, as any iterable.
+        measures: (H, W) arrays of the signed measure or of labels, or scans, as any iterable; or a zoom.
         edge_maps: whether they are (H, W) bool edge maps already.
     """
-    alone = hasattr(measures, "measure") or (isinstance(measures, np.ndarray) and measures.ndim == 2)
-    for each in (measures,) if alone else measures:
+    for each in frames_in(measures):
         found = getattr(each, "measure", each)
         yield np.asarray(found, np.bool_) if edge_maps else edges(found)
+
+
+def frames_in(measures: Any) -> Iterator[Any]:
+    """The frames of a zoom, of any iterable, or one frame alone."""
+    if callable(getattr(measures, "measure", None)):
+        yield from (measures.measure(level) for level in range(len(measures)))
+    elif hasattr(measures, "measure") or (isinstance(measures, np.ndarray) and measures.ndim == 2):
+        yield measures
+    else:
+        yield from measures
 
 
 def published_dimension(
@@ -237,15 +246,15 @@ def frames_of(folder: str | Path) -> Iterator[Float64]:
     exactly, because the two halves of the colours are the two labels.
 
     Raises:
-        InvalidValueError: no such folder, nothing of a zoom in it, or a picture in other colours.
+        InvalidValueError: no such folder, nothing of a zoom in it, a damaged level, or a picture in other colours.
         MissingExtraError: pictures are read and pillow is not installed.
     """
     there = Path(folder)
-    levels, pictures = sorted(there.glob("level-*")), sorted(there.glob("zoom_*.png"))
-    if levels:
-        from fractal_streams.trainability.scan import open_scan
+    pictures = sorted(there.glob("zoom_*.png"))
+    if any(there.glob("level-*")):
+        from fractal_streams.trainability.zoom import open_zoom
 
-        return (open_scan(level).measure for level in levels)
+        return frames_in(open_zoom(there))
     if pictures:
         return (signs_of(picture) for picture in pictures)
     raise InvalidValueError(

@@ -11,7 +11,7 @@ from fractal_streams import rng
 from fractal_streams.errors import InvalidValueError
 from fractal_streams.spec import whole
 from fractal_streams.trainability.boxes import line_fit, power_sizes
-from fractal_streams.trainability.dimension import RESAMPLES, Dimension, framed, of_bootstrap, resampled
+from fractal_streams.trainability.dimension import RESAMPLES, Dimension, framed, frames_in, of_bootstrap, resampled
 from fractal_streams.trainability.experiment import Experiment, Float64
 from fractal_streams.trainability.window import Window, value_at
 
@@ -34,7 +34,7 @@ def uncertainty_exponent(
     """2 minus the exponent a of f(d) ~ d**a, f the share of points whose label differs from the one d pixels on.
 
     Args:
-        measures: frames of one size, see `dimension.edge_maps_of`: signed measures, labels or scans.
+        measures: frames of one size, see `dimension.edge_maps_of`: signed measures, labels, scans, a zoom.
         distances: pixels, along rows and along columns; None is powers of two from 1 to a 16th of the frame.
         seed: of the bootstrap, which draws patches of 8 by 8 to a frame.
         resamples: bootstrap samples.
@@ -49,9 +49,8 @@ def uncertainty_exponent(
         >>> round(uncertainty_exponent(find_shape("line").labels(256)).value, 1)
         1.0
     """
-    alone = hasattr(measures, "measure") or (isinstance(measures, np.ndarray) and measures.ndim == 2)
     flips, pairs, steps = [], [], distances
-    for each in (measures,) if alone else measures:
+    for each in frames_in(measures):
         values = np.asarray(getattr(each, "measure", each))
         labels = values != 0 if values.dtype.kind in "bu" else ~(values < 0)
         if labels.ndim != 2:

@@ -298,9 +298,27 @@ def test_plain_pictures_have_the_edges_of_their_arrays(tmp_path: Path) -> None:
     assert (signs_of(tmp_path / "rough.png") == np.sign(rough)).all()
 
 
+def test_the_keyframes_of_a_zoom_are_read_from_their_arrays(tmp_path: Path) -> None:
+    pytest.importorskip("PIL")
+    from fractal_streams.trainability.zoom import open_zoom, zoom, zoom_windows
+
+    small = Experiment(width=8, dataset_mode="single_example", steps=30)
+    windows = zoom_windows(Window.of_exponents(x=(0.5, 3.5), y=(0.5, 3.5)), levels=2)
+    made = zoom(small, windows, resolution=24, folder=tmp_path / "zoom", trainer=ReferenceTrainer())
+    kept = [made.measure(level) for level in range(len(made))]
+    assert all((a == b).all() for a, b in zip(frames_of(tmp_path / "zoom"), kept, strict=True)) and len(kept) == 2
+    assert dimensions(open_zoom(tmp_path / "zoom")) == dimensions(kept)
+    assert dimensions([made.scan(0), made.scan(1)]) == dimensions(kept)
+    assert published_dimension(made.scan(0)) == published_dimension(kept[0])
+    for picture in (tmp_path / "zoom").glob("zoom_*.png"):  # what the pictures say is what the arrays say
+        picture.rename(tmp_path / picture.name)
+    assert dimensions(frames_of(tmp_path)) == dimensions(kept)
+    assert uncertainty_exponent(made, distances=(1, 2, 4)) == uncertainty_exponent(kept, distances=(1, 2, 4))
+
+
 def test_a_folder_without_a_zoom_and_a_picture_of_something_else_are_refused(tmp_path: Path) -> None:
     image = pytest.importorskip("PIL.Image")
-    with pytest.raises(InvalidValueError, match="holds no keyframes"):
+    with pytest.raises(InvalidValueError, match="holds no keyframes.*give a zoom's folder"):
         frames_of(tmp_path)
     image.new("RGB", (32, 32), (0, 0, 255)).save(tmp_path / "zoom_000.png")
     with pytest.raises(InvalidValueError, match="not of the plain pictures of a zoom"):
