@@ -10,7 +10,7 @@ import numpy.typing as npt
 from fractal_streams.rng import Int64
 from fractal_streams.trainability.boxes import edges
 from fractal_streams.trainability.experiment import Float64
-from fractal_streams.trainability.trained_stream import uniforms
+from fractal_streams.trainability.trained_stream import cell_uniforms, uniforms
 from fractal_streams.trainability.window import Window
 
 SCAN = 24
@@ -51,12 +51,12 @@ class Descent:
         for depth in range(int(depths.max(initial=0))):
             walking = np.flatnonzero(depths > depth)
             maps = self._maps([windows[walk] for walk in walking], depth)
-            ticket = uniforms(indices[walking], key_of("cell", depth))[0]
+            draws = cell_uniforms(indices[walking], (SCAN - 1) ** 2, key_of("cell", depth))
             within = uniforms(indices[walking], key_of("within", depth))
             for place, walk in enumerate(walking):
                 last = depths[walk] == depth + 1
                 shift = (float(within[0][place]), float(within[1][place])) if last else (0.5, 0.5)
-                about = chosen_centre(maps[place], float(ticket[place]), shift)
+                about = chosen_centre(maps[place], draws[place], shift)
                 windows[walk] = windows[walk].scaled(0.5, about).recentred()
         return windows
 
@@ -74,26 +74,26 @@ class Descent:
         return found
 
 
-def chosen_centre(labels: Map, ticket: float, within: tuple[float, float]) -> tuple[float, float]:
+def chosen_centre(labels: Map, draws: Float64, within: tuple[float, float]) -> tuple[float, float]:
     """(x, y) in [0.25, 0.75], the middle of the next window in parts of this one; see `Descent.windows`.
 
+    The cell is that whose exponential waiting time, of a rate as large as it is mixed, ends first: so a label that
+    another machine rounds otherwise rarely leads elsewhere.
+
     Args:
-        labels: (24, 24) bool. ticket: in (0, 1), which cell. within: (x, y) in (0, 1), where in the cell.
+        labels: (24, 24) bool. draws: (529,) in (0, 1), of each cell. within: (x, y) in (0, 1), where in the cell.
 
     Example:
-        >>> chosen_centre(np.arange(24)[None, :] > np.full((24, 1), 11), 0.5, (0.5, 0.5))
-        (0.5, 0.5)
+        >>> chosen_centre(np.arange(24)[None, :] > np.full((24, 1), 11), np.linspace(0.9, 0.1, 529), (0.5, 0.5))
+        (0.5, 0.25)
     """
-    chances = mixing(labels)
-    total = int(chances.sum())
-    if not total:
+    chances = mixing(labels).ravel()
+    if not chances.any():
         return 0.5, 0.5
-    cell = int(np.searchsorted(np.cumsum(chances), int(ticket * total), side="right"))
-    row, column = divmod(cell, SCAN - 1)
-    x, y = (
-        shifted((at + 0.5) / (SCAN - 1), (part - 0.5) / (SCAN - 1))
-        for at, part in zip((column, row), within, strict=True)
-    )
+    with np.errstate(divide="ignore"):
+        row, column = divmod(int(np.argmin(-np.log(draws) / chances)), SCAN - 1)
+    at = (column + 0.5) / (SCAN - 1), (row + 0.5) / (SCAN - 1)
+    x, y = (shifted(middle, (part - 0.5) / (SCAN - 1)) for middle, part in zip(at, within, strict=True))
     return x, y
 
 

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from fractal_streams.rng import Int64
 from fractal_streams.trainability.experiment import Float64
-from fractal_streams.trainability.trained_stream import uniforms
+from fractal_streams.trainability.trained_stream import cell_uniforms, uniforms
 from fractal_streams.trainability.window import Window, value_at
 
 ROW = 16
@@ -98,8 +98,8 @@ def straddling(
         steps = np.arange(ROW) << drawn.halvings[usable][:, None]
         row = labels_at(drawn.at(steps, usable).reshape(-1, 2)).reshape(-1, ROW)
         changes = row[:, 1:] != row[:, :-1]
-        ticket = uniforms(pairs[left[usable]], key_of("crossing", attempt))[0] * changes.sum(axis=1)
-        chosen = (np.cumsum(changes, axis=1) > ticket[:, None]).argmax(axis=1)
+        draw = cell_uniforms(pairs[left[usable]], ROW - 1, key_of("crossing", attempt))
+        chosen = np.where(changes, draw, 2.0).argmin(axis=1)
         crossed = np.flatnonzero(changes.any(axis=1))
         mine, of = left[usable[crossed]], usable[crossed]
         found[mine], low[mine] = True, steps[crossed, chosen[crossed]]

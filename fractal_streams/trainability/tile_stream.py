@@ -54,7 +54,7 @@ class TileSpec(TrainedSpec):
         (True, ('tanh', 'sin'))
     """
 
-    experiments: Sequence[Experiment] = field(default_factory=lambda: (Experiment(),))
+    experiments: Experiment | Sequence[Experiment] = field(default_factory=lambda: (Experiment(),))
     height: int = 64
     width: int = 64
     min_depth: int = 3
@@ -63,7 +63,7 @@ class TileSpec(TrainedSpec):
     kind: ClassVar[str] = "tiles"
 
     def __post_init__(self) -> None:
-        given = (self.experiments,) if isinstance(self.experiments, Experiment) else tuple(self.experiments)
+        given = self.trained()
         if not 1 <= len(given) <= MAX_EXPERIMENTS or len(set(given)) < len(given):
             raise InvalidValueError(f"experiments must be 1 to {MAX_EXPERIMENTS} different ones, got {len(given)}")
         object.__setattr__(self, "experiments", given)
@@ -82,22 +82,22 @@ class TileSpec(TrainedSpec):
 
     def trained(self) -> tuple[Experiment, ...]:
         """The experiments."""
-        return tuple(self.experiments)
+        return (self.experiments,) if isinstance(self.experiments, Experiment) else tuple(self.experiments)
 
     @property
     def num_classes(self) -> int:
         """The number of experiments."""
-        return len(self.experiments)
+        return len(self.trained())
 
     @property
     def class_titles(self) -> tuple[str, ...]:
         """The nonlinearity of each experiment, and whatever else some of them differ in."""
         differing = [
             item.name for item in fields(Experiment)
-            if len({repr(getattr(each, item.name)) for each in self.experiments}) > 1
+            if len({repr(getattr(each, item.name)) for each in self.trained()}) > 1
         ]  # fmt: skip
         shown = differing if differing else ["nonlinearity"]
-        return tuple(", ".join(titled(name, getattr(each, name)) for name in shown) for each in self.experiments)
+        return tuple(", ".join(titled(name, getattr(each, name)) for name in shown) for each in self.trained())
 
     @property
     def line(self) -> str:
@@ -143,9 +143,9 @@ class TileStream(TrainedStream):
         self.num_classes = spec.num_classes
         self.cost = max(
             relative_cost(each, spec.height * spec.width + spec.max_depth * SCAN**2, spec.height * spec.width)
-            for each in spec.experiments
+            for each in spec.trained()
         )
-        self._descents = tuple(Descent(spec.window_of(each), Diverged(self, each)) for each in spec.experiments)
+        self._descents = tuple(Descent(spec.window_of(each), Diverged(self, each)) for each in spec.trained())
 
     def labels(self, indices: Any) -> Int64:
         return choices(checked_indices(indices), self.key("experiment"), self.num_classes)
@@ -177,7 +177,7 @@ class TileStream(TrainedStream):
         for label in np.unique(labels):
             rows = np.flatnonzero(labels == label)
             points = np.concatenate([windows[row].grid(spec.height, spec.width).points() for row in rows])
-            measure[rows] = self.train(spec.experiments[label], points).measure.reshape(-1, spec.height, spec.width)
+            measure[rows] = self.train(spec.trained()[label], points).measure.reshape(-1, spec.height, spec.width)
         levels = np.zeros((len(index), spec.height, spec.width, 3), np.uint8)
         for row in range(len(index)):
             levels[row] = plain(measure[row])

@@ -115,6 +115,15 @@ def uniforms(indices: Int64, key: tuple[int, int]) -> tuple[Float64, Float64]:
     return (first.astype(np.float64) + 0.5) * 2.0**-52, (second.astype(np.float64) + 0.5) * 2.0**-52
 
 
+def cell_uniforms(indices: Int64, cells: int, key: tuple[int, int]) -> Float64:
+    """(B, cells) float64: a draw from (0, 1) for each index and cell, of 32 bits."""
+    unsigned = indices.astype(np.uint64)[:, None]
+    low, high = unsigned & np.uint64(0xFFFFFFFF), unsigned >> np.uint64(32)
+    zero = np.zeros((1, 1), np.uint32)
+    counter = low.astype(np.uint32), high.astype(np.uint32), np.arange(cells, dtype=np.uint32)[None], zero
+    return np.asarray((rng.philox(counter, key)[0].astype(np.float64) + 0.5) * 2.0**-32)
+
+
 def choices(indices: Int64, key: tuple[int, int], count: int) -> Int64:
     """(B,) int64: one of `count` with equal chances for each index."""
     word = rng.words(indices, key)[0].astype(np.uint64)
