@@ -32,7 +32,7 @@ from fractal_streams.trainability.store import (
     completed,
     open_folder,
     read_facts,
-)  # fmt: skip
+)
 from fractal_streams.trainability.trainer import Trainer, open_trainer
 from fractal_streams.trainability.window import Grid, OnLimit, PrecisionWarning, Window, check_precision
 
@@ -154,7 +154,9 @@ def scan(
     """
     rank = shard or Shard.detect()
     if rank.world_size > 1 and folder is None:
-        raise InvalidValueError(f"{rank.world_size} ranks share a scan through its folder: pass folder=")
+        raise InvalidValueError(
+            f"{rank.world_size} ranks share a scan through its folder: pass folder=, or shard=Shard() to scan alone"
+        )
     area = window or Window.of_experiment(experiment)
     opened = trainer or open_trainer(device_of(device, rank), precision, mode)
     plan = Plan(
