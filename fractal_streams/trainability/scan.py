@@ -164,13 +164,18 @@ def scan(
         tile=tile if tile is not None else 64 if opened.device == "cpu" else 256,
         precision=opened.precision, mode=getattr(opened, "mode", mode), engine=engine_of(opened),
     )  # fmt: skip
-    one_of(on_limit, "on_limit", ("refuse", "warn", "allow"))
-    told = check_precision(area, plan.grid, plan.precision, "refuse" if on_limit == "refuse" else "allow")
-    if told and on_limit == "warn":
-        warnings.warn(told, PrecisionWarning, stacklevel=2)
+    guard(plan, on_limit)
     bar = NetworksBar() if progress and rank.rank == 0 else Silent()
     store: Store = Nowhere() if folder is None else open_folder(Path(folder), plan.facts())
     return made(plan, store, lambda part: trained(opened, plan, part), rank, bar)
+
+
+def guard(plan: Plan, on_limit: OnLimit) -> None:
+    """Refuse or warn, on behalf of who called `scan`, of a window that is too narrow for the precision."""
+    one_of(on_limit, "on_limit", ("refuse", "warn", "allow"))
+    told = check_precision(plan.window, plan.grid, plan.precision, "refuse" if on_limit == "refuse" else "allow")
+    if told and on_limit == "warn":
+        warnings.warn(told, PrecisionWarning, stacklevel=3)
 
 
 def open_scan(folder: str | Path) -> Scan:
