@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -95,14 +96,17 @@ def box_counts(edge_map: npt.ArrayLike, sizes: Iterable[int], *, counting: Count
 
 
 def published_sizes(side: int) -> tuple[int, ...]:
-    """The paper's box sizes: ten between 10 pixels and the side, evenly spaced in their logarithm, rounded down.
+    """The paper's box sizes: ten powers of 10 between 10 pixels and the side, evenly spaced, rounded down.
+
+    The last is one pixel short of the side where the power is a hair below it, as it was for the paper's numbers; at
+    255 pixels that moves the median of the slopes by 0.03.
 
     Example:
         >>> published_sizes(4095)
         (10, 19, 38, 74, 144, 282, 551, 1075, 2098, 4095)
     """
-    spaced = np.logspace(1.0, np.log10(checked_side(side)), 10)
-    return tuple(np.unique((spaced * (1.0 + 1e-12)).astype(int)).tolist())
+    exponents = np.linspace(1.0, math.log10(checked_side(side)), 10)
+    return tuple(sorted({int(10.0**exponent) for exponent in exponents.tolist()}))
 
 
 def power_sizes(side: int) -> tuple[int, ...]:

@@ -28,7 +28,9 @@ from fractal_streams.trainability.dimension import (
 )  # fmt: skip
 from fractal_streams.trainability.experiment import Experiment
 from fractal_streams.trainability.outcome import Outcome
+from fractal_streams.trainability.presets import PUBLISHED
 from fractal_streams.trainability.reference import ReferenceTrainer
+from fractal_streams.trainability.trainer import open_trainer
 from fractal_streams.trainability.uncertainty import trained_uncertainty, uncertainty_exponent
 from fractal_streams.trainability.window import Window
 
@@ -77,10 +79,26 @@ def test_edges_of_labels_are_those_of_their_measure() -> None:
     assert (edges(measure) == edges((measure > 0).astype(np.uint8))).all()
 
 
-def test_published_sizes_end_at_the_side_and_are_ten() -> None:
+def test_published_sizes_are_ten_powers_rounded_down() -> None:
+    """Also where the last power of ten falls a hair short of the side, as at 255."""
     assert published_sizes(4095) == (10, 19, 38, 74, 144, 282, 551, 1075, 2098, 4095)
-    assert [published_sizes(side)[-1] for side in range(16, 600)] == list(range(16, 600))
+    assert published_sizes(255) == (10, 14, 20, 29, 42, 60, 86, 124, 177, 254)
+    assert published_sizes(2187) == (10, 18, 33, 60, 109, 199, 362, 660, 1201, 2186)
+    for side in range(16, 600):
+        sizes = published_sizes(side)
+        assert sizes[0] == 10 and side - 1 <= sizes[-1] <= side and len(sizes) <= 10
     assert power_sizes(4096) == (2, 4, 8, 16, 32, 64, 128, 256) and power_sizes(64) == (2, 4, 8)
+
+
+@pytest.mark.slow
+def test_the_published_window_of_one_example_has_the_edges_that_another_program_counted() -> None:
+    preset = PUBLISHED["single"]
+    found = open_trainer("cpu").train(preset.experiment, preset.window.grid(256).points())
+    measure = found.measure.reshape(256, 256)
+    assert found.converged.mean() == pytest.approx(0.33170, abs=1e-4)
+    assert edges(measure).sum() == pytest.approx(5252, abs=3)
+    assert published_dimension(measure).value == pytest.approx(1.404, abs=0.005)
+    assert uncertainty_exponent(measure).value == pytest.approx(1.45, abs=0.05)
 
 
 def test_local_slopes_of_a_parabola_are_its_derivative() -> None:
