@@ -151,10 +151,12 @@ def mean_levels(spec: StreamSpec) -> list[list[int]]:
 
 
 def first_latents(spec: Any) -> dict[str, Any]:
-    """Labels and latents of 8 samples, of clips for the first and the last frame."""
+    """Labels and latents of 8 samples, of clips for the first and the last frame; no maps, whose single points near a
+    boundary are one realisation of rounding."""
     stream = open_stream(spec, seed=2024, device="cpu")
     batch = stream.generate([0, 1, 2, 3, 4, 5, 10**6, 2**40] if isinstance(spec, VideoSpec) else range(8))
-    rows = {name: np.asarray(values, np.float64).reshape(8, -1)[:, [0, -1]] for name, values in batch.latents.items()}
+    latents = {name: np.asarray(values, np.float64) for name, values in batch.latents.items() if values.ndim < 3}
+    rows = {name: values.reshape(8, -1)[:, [0, -1]] for name, values in latents.items()}
     return {"label": batch.labels.tolist(), **{name: values.tolist() for name, values in sorted(rows.items())}}
 
 
@@ -176,11 +178,13 @@ def test_the_parameters_of_a_preset_are_pinned(name: str) -> None:
 
 @pytest.mark.parametrize("name", OTHERS)
 def test_the_latents_of_other_presets_are_pinned(name: str) -> None:
-    """To a part in a million: a path may use functions whose last place differs between processors."""
+    """To a part in a million: a path may use functions whose last place differs between processors. Shares of a tile's
+    points to 1 in 100."""
     found, pinned = first_latents(PRESETS[name]), golden("latents", name)
     assert found.keys() == pinned.keys() and found["label"] == pinned["label"]
     for latent in found:
-        np.testing.assert_allclose(found[latent], pinned[latent], rtol=1e-6, atol=1e-6, err_msg=latent)
+        least = 0.01 if latent.endswith("_share") else 1e-6
+        np.testing.assert_allclose(found[latent], pinned[latent], rtol=1e-6, atol=least, err_msg=latent)
 
 
 @pytest.mark.parametrize("name", STILLS)
