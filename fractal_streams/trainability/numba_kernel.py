@@ -121,20 +121,25 @@ def sums(read, x, begin, s, weights, across, down, to, count):
             store(s, q3 + j + 2, a32)
             store(s, q3 + j + 3, a33)
     for r in range(whole, count):
-        for j in range(0, N, 4):
-            a0 = a1 = a2 = a3 = filled(s, 0.0)
-            for i in range(N):
-                k = weights + i * down + j * across
-                v = read(x, begin + r * N + i)
-                a0 = fma(v, load(s, k), a0)
-                a1 = fma(v, load(s, k + across), a1)
-                a2 = fma(v, load(s, k + 2 * across), a2)
-                a3 = fma(v, load(s, k + 3 * across), a3)
-            q = to + r * N + j
-            store(s, q, a0)
-            store(s, q + 1, a1)
-            store(s, q + 2, a2)
-            store(s, q + 3, a3)
+        row_sums(read, x, begin + r * N, s, weights, across, down, to + r * N)
+
+
+@jit
+def row_sums(read, x, begin, s, weights, across, down, to):
+    """The same of one row."""
+    for j in range(0, N, 4):
+        a0 = a1 = a2 = a3 = filled(s, 0.0)
+        for i in range(N):
+            k = weights + i * down + j * across
+            v = read(x, begin + i)
+            a0 = fma(v, load(s, k), a0)
+            a1 = fma(v, load(s, k + across), a1)
+            a2 = fma(v, load(s, k + 2 * across), a2)
+            a3 = fma(v, load(s, k + 3 * across), a3)
+        store(s, to + j, a0)
+        store(s, to + j + 1, a1)
+        store(s, to + j + 2, a2)
+        store(s, to + j + 3, a3)
 
 
 @jit
@@ -203,7 +208,10 @@ def onward(s, alpha0, count):
         h = activate(z)
         store(s, H + k, alpha0 * h)
         store(s, Z + k, alpha0 * slope(z, h))
-    sums(unit, s, H, s, W + N * N, 1, N, Z + LAYER, count)
+    if count == 1:
+        row_sums(unit, s, H, s, W + N * N, 1, N, Z + LAYER)
+    else:
+        sums(unit, s, H, s, W + N * N, 1, N, Z + LAYER, count)
 
 
 @jit
@@ -354,7 +362,7 @@ def begin(s, x, weights, table, at, drifts):
     for p in range(M, Z):
         store(s, p, filled(s, 0.0))
     if PLAN != "rows":
-        sums(row_element, x, 0, s, W, 1, N, Z, 1)
+        row_sums(row_element, x, 0, s, W, 1, N, Z)
 
 
 @jit
@@ -466,7 +474,7 @@ def read_probe(s, probe, alpha0, alpha1, probes, at):
     """The outputs at the probe, with Z and H as they were: a single row's sums are needed yet."""
     for j in range(N):
         store(s, D + j, load(s, Z + j))
-    sums(row_element, probe, 0, s, W, 1, N, Z, 1)
+    row_sums(row_element, probe, 0, s, W, 1, N, Z)
     if HIDDEN == 2:
         onward(s, alpha0, 1)
     out = output(s, 0) * alpha1
