@@ -1,4 +1,4 @@
-"""Where to zoom: the place of a measure's boundary with the most mixture of both sides around it."""
+"""Where to zoom: the place of a measure's boundary that is rough and has both sides around it."""
 
 from __future__ import annotations
 
@@ -15,6 +15,10 @@ Float64 = npt.NDArray[np.float64]
 
 SPECK = 6
 """Edge pixels that belong together, fewer than these, are dust."""
+MIXED = 0.25
+"""Share of the rarer label from which a window is mixed enough."""
+ROUGH = 0.25
+"""Share of edge cells in groups from which a window is rough enough; noise has more, and is no better."""
 PREFERENCE = 0.1
 """Share of its score that a place half a picture from the middle loses."""
 
@@ -22,10 +26,13 @@ PREFERENCE = 0.1
 def choose_centre(measure: npt.ArrayLike, factor: float = 2.0) -> tuple[float, float]:
     """(x, y) in [0, 1]: the middle of the next window of a zoom, on the boundary, (0, 0) the lower left corner.
 
-    Among cells of 2 x 2 points with both labels, one around which a window smaller by `factor` fits into the
-    picture, if there is one: that with the most mixture min(f, 1 - f) in that window, f the share of converged
-    points, times the share of the window's edge cells that belong to connected groups of 6 or more, less a little
-    for its distance from the middle; of equals the first, row by row.
+    Among cells of 2 x 2 points with both labels (edge cells), one around which a window smaller by `factor` fits
+    into the picture, if there is one: that whose window has the highest product of
+    - mixture: min(f, 1 - f, 1/4), f its share of converged points;
+    - coherence: the share of its edge cells that belong to connected groups of 6 or more;
+    - detail: the share of its points that are such cells, at most 1/4 (without it, zooms end on smooth boundaries,
+      because a straight line through a window is as mixed as any);
+    less a little for the distance from the middle. Of equals the first, row by row.
 
     Args:
         measure: (H, W) float64, V, or anything whose sign is the label; H and W at least 2.
@@ -68,19 +75,21 @@ def choose_centre(measure: npt.ArrayLike, factor: float = 2.0) -> tuple[float, f
 def scores(
     converged: Bool, edge: Bool, places: tuple[Int64, Int64], middle: tuple[Float64, Float64], half: tuple[float, float]
 ) -> Float64:
-    """(N,) mixture times coherence, less a little towards the rim, of windows around N middles."""
+    """(N,) mixture times coherence times detail, less a little towards the rim, of windows around N middles."""
     coherent = np.zeros_like(edge)
     coherent[places] = group_sizes(places, edge.shape) >= SPECK
     found = []
     for mask in (converged, edge, coherent):
         found.append(box_sums(mask, middle, half) if mask.any() else (np.zeros(len(middle[0])), 1.0))
-    (light, points), (edges, _), (kept, _) = found
+    (light, points), (edge_cells, _), (kept, _) = found
     share = light / points
+    mixture = np.minimum(np.minimum(share, 1.0 - share), MIXED)
     apart = [2.0 * (m / (n - 1) - 0.5) for m, n in zip(middle, converged.shape, strict=True)]
     closeness = 1.0 - PREFERENCE * (apart[0] ** 2 + apart[1] ** 2)
-    # half a speck's worth of coherence is everyone's, so that of places amid dust the most mixed one is taken
-    coherence = (kept + 0.5) / (np.maximum(edges, kept) + 1.0)
-    return np.asarray(np.minimum(share, 1.0 - share) * coherence * closeness)
+    # half a cell of a group is everyone's, so that of places amid dust the most mixed one is taken
+    coherence = (kept + 0.5) / (np.maximum(edge_cells, kept) + 1.0)
+    detail = np.minimum((kept + 0.5) / points, ROUGH)
+    return np.asarray(mixture * coherence * detail * closeness)
 
 
 def box_sums(mask: Bool, middle: tuple[Float64, Float64], half: tuple[float, float]) -> tuple[Float64, Float64]:

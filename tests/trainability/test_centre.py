@@ -81,6 +81,22 @@ def test_the_most_mixed_place_wins() -> None:
     assert 34 <= x * 63 <= 60 and 24 <= y * 63 <= 40
 
 
+def test_a_rough_boundary_is_taken_before_a_smooth_one() -> None:
+    """Both run through the middle of their windows; that on the left is straight, that on the right has teeth."""
+    rows, columns = np.mgrid[0:80, 0:80]
+    teeth = np.where(columns < 40, 0, np.where(columns % 4 < 2, 6, -6))
+    x, y = choose_centre(np.where(rows < 40 + teeth, -1.0, 1.0), factor=4.0)
+    assert x * 79 > 42 and 30 <= y * 79 <= 50
+
+
+def test_noise_is_no_better_than_a_rough_boundary() -> None:
+    random = np.random.default_rng(0)
+    measure = np.where(np.arange(80) % 8 < 4, -1.0, 1.0)[:, None] * np.ones((80, 80))  # a quarter are edge cells
+    measure[:, :20] = random.choice([-1.0, 1.0], (80, 20))
+    x, _ = choose_centre(measure, factor=4.0)
+    assert abs(x - 0.5) < 0.02  # the middle decides
+
+
 def test_dust_is_left_for_a_boundary() -> None:
     measure = np.ones((96, 96))
     measure[20:76:3, 14:44:3] = -1.0  # single points: each makes four edge cells, a group under six
