@@ -21,6 +21,8 @@ PUBLISHED_SHAPES = {
     (8, 72): "tanh_width8",
 }
 """(width, rows) of the published arrays, and their name."""
+COUNTERS = 2**20
+"""Random words drawn at once for the order of minibatches, so that long runs need no more memory than their order."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,11 +90,15 @@ def order_of(experiment: Experiment, key: tuple[int, int]) -> npt.NDArray[np.int
         return None
     rows, size = experiment.rows, experiment.batch_size
     across = size if experiment.replacement else rows
-    counters = np.arange(experiment.steps)[:, None] * 2**32 + np.arange(across)
-    word = rng.words(counters.reshape(-1), key)[0].reshape(counters.shape).astype(np.uint64)
-    if experiment.replacement:
-        return (word * np.uint64(rows) >> np.uint64(32)).astype(np.int64)
-    return np.argsort(word, axis=1, kind="stable")[:, :size].astype(np.int64)
+    together = max(1, COUNTERS // across)
+    parts = []
+    for start in range(0, experiment.steps, together):
+        steps = np.arange(start, min(start + together, experiment.steps))
+        counters = steps[:, None] * 2**32 + np.arange(across)
+        word = rng.words(counters.reshape(-1), key)[0].reshape(counters.shape).astype(np.uint64)
+        drawn = word * np.uint64(rows) >> np.uint64(32) if experiment.replacement else np.argsort(word, 1, "stable")
+        parts.append(drawn[:, :size].astype(np.int64))
+    return np.concatenate(parts)
 
 
 def published(experiment: Experiment) -> Inputs:

@@ -210,3 +210,14 @@ def test_arrays_are_float64_read_only_and_made_once() -> None:
                 with pytest.raises(ValueError, match="read-only"):
                     array[0] = 1
     assert inputs_of(Experiment()).order is None
+
+
+@pytest.mark.parametrize("replacement", [True, False])
+def test_the_order_does_not_depend_on_how_much_is_drawn_at_once(
+    replacement: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    experiment = Experiment(width=8, batch_size=9, replacement=replacement, steps=50)
+    at_once = inputs_of(experiment).order
+    monkeypatch.setattr("fractal_streams.trainability.inputs.COUNTERS", 300)
+    inputs_of.cache_clear()
+    assert (inputs_of(experiment).order == at_once).all()
