@@ -18,8 +18,8 @@ from typing import Any
 
 import numpy as np
 import torch
-
 from fractal_streams.recipes.benchmarks.peers.batched_networks import BatchedNetworks
+
 from fractal_streams.trainability.experiment import Experiment
 from fractal_streams.trainability.outcome import Readout
 from fractal_streams.trainability.presets import PUBLISHED
