@@ -45,8 +45,8 @@ class Inputs:
 def inputs_of(experiment: Experiment) -> Inputs:
     """The arrays that an experiment trains with.
 
-    Native draws are normal deviates of named Philox keys, rounded to float32, so that they are the same on every machine
-    and in every precision; a longer run takes the minibatches of a shorter one and goes on.
+    Native draws are normal deviates of named Philox keys, rounded to float32, so that they are the same on every
+    machine and in every precision; a longer run takes the minibatches of a shorter one and goes on.
 
     Raises:
         InvalidValueError: published arrays of a shape that was not published.
