@@ -54,7 +54,7 @@ def save(path: str | Path, measured: Sequence[Dimension], *, published: float | 
         left.axhline(published, color=PUBLISHED_INK, lw=1.2, ls="--", label=f"paper: {published:.2f}")
     left.set(xlabel="level of the zoom", ylabel="dimension")
     left.set_xlim(-0.7, max(len(each.frames) for each in measured) - 0.3)
-    left.xaxis.set_major_locator(MaxNLocator(integer=True))
+    left.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     left.legend(frameon=False, fontsize=8, loc="best")
     for axes in (left, right):
         axes.spines[["top", "right"]].set_visible(False)
