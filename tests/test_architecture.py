@@ -41,7 +41,7 @@ NEVER = {
     "integrations": "recipes draw render rng priors backend",
     "recipes": "draw rng",
 }
-STREAMS = ("stream", "video", "mixture", "seed_code", "stored", "presets", "backend", "cuda")
+STREAMS = ("stream", "video", "mixture", "seed_code", "stored", "trainability", "presets", "backend", "cuda")
 ADAPTERS = "torch_data loader prefetch seed_interface integrations recipes cli cli_bench cli_data"
 
 

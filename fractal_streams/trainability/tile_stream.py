@@ -63,7 +63,11 @@ class TileSpec(TrainedSpec):
     kind: ClassVar[str] = "tiles"
 
     def __post_init__(self) -> None:
+        if not isinstance(self.experiments, Experiment | Sequence):
+            raise InvalidValueError(f"experiments must be an Experiment or a list of them, got {self.experiments!r}")
         given = self.trained()
+        if not all(isinstance(each, Experiment) for each in given):
+            raise InvalidValueError(f"experiments must be an Experiment or a list of them, got {self.experiments!r}")
         if not 1 <= len(given) <= MAX_EXPERIMENTS or len(set(given)) < len(given):
             raise InvalidValueError(f"experiments must be 1 to {MAX_EXPERIMENTS} different ones, got {len(given)}")
         object.__setattr__(self, "experiments", given)

@@ -21,6 +21,8 @@ from fractal_streams.trainability.trained_spec import TrainedSpec
 from fractal_streams.trainability.trainer import Trainer, open_trainer
 
 MOST = float(np.finfo(np.float64).max)
+MOST_POINTS = 2**21
+"""Points of one call of a trainer, whose tables take about 200 bytes for each."""
 PIXEL_WORK = 1000
 """Multiplications that take as long as a pixel of a formula, about."""
 
@@ -75,9 +77,10 @@ class TrainedStream(Stream):
         return rng.key("sample", stream_id, self.split, self.seed, name, *more)
 
     def train(self, experiment: Experiment, points: Float64, losses: int = 0) -> Outcome:
-        """The outcomes of (N, 2) values of the axes, in one call of the trainer; of none without it."""
+        """The outcomes of (N, 2) values of the axes, in as few calls of the trainer as memory allows."""
         if len(points):
-            return self.trainer.train(experiment, points, Readout(losses=losses))
+            parts = [points[first : first + MOST_POINTS] for first in range(0, len(points), MOST_POINTS)]
+            return Outcome.concatenate([self.trainer.train(experiment, part, Readout(losses=losses)) for part in parts])
         kept = np.zeros((0, losses)) if losses else None
         return Outcome(measure=np.zeros(0), diverged_at=np.zeros(0, np.int32), final_loss=np.zeros(0), losses=kept)
 
