@@ -81,8 +81,9 @@ class Keyframes:
 
     def _found(self) -> list[Window]:
         """The windows of the levels that are finished in the folder."""
-        if not (self.folder / SIDECAR).exists():
-            if any(self.folder.glob("level-*")) or any(self.folder.glob("zoom_*.png")):
+        begun = any(self.folder.glob("level-*")) or any(self.folder.glob("zoom_*.png"))
+        if not (self.folder / SIDECAR).exists():  # looked for last: another rank writes it before all else
+            if begun:
                 raise InvalidValueError(
                     f"{self.folder} holds keyframes, but no {SIDECAR} that says of what: give another folder"
                 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from boundary_trainer import BoundaryTrainer, Killed, jagged, wavy
 from PIL import Image
 
 from fractal_streams.errors import InvalidValueError, VersionError
+from fractal_streams.shard import Shard
 from fractal_streams.trainability.experiment import Experiment
 from fractal_streams.trainability.nested import place_of
 from fractal_streams.trainability.picture import plain
@@ -103,6 +105,18 @@ def test_a_killed_zoom_goes_on_to_the_same_bytes_and_trains_nothing_twice(course
     assert before.trained == 0
 
 
+def test_two_ranks_make_the_zoom_of_one(tmp_path) -> None:
+    whole = contents(inwards(tmp_path / "one", BoundaryTrainer(jagged), levels=3).folder)
+    trainers = [BoundaryTrainer(jagged) for _ in range(2)]
+    with ThreadPoolExecutor(2) as ranks:
+        made = [
+            ranks.submit(inwards, tmp_path / "two", trainers[rank], levels=3, shard=Shard(rank, 2)) for rank in range(2)
+        ]
+        assert [each.result().windows for each in made] == [open_zoom(tmp_path / "one").windows] * 2
+    assert contents(tmp_path / "two") == whole
+    assert [trainer.trained for trainer in trainers] == [3 * 128, 3 * 128]
+
+
 def test_a_zoom_goes_deeper_and_mends_a_lost_picture(tmp_path) -> None:
     deep = contents(inwards(tmp_path / "deep", BoundaryTrainer(jagged), levels=5).folder)
     inwards(tmp_path / "z", BoundaryTrainer(jagged), levels=2)
@@ -166,23 +180,25 @@ def test_a_scan_without_a_boundary_says_what_to_do(tmp_path) -> None:
 
 
 def test_the_precision_guard(tmp_path) -> None:
-    def to(name: str, on_limit: str, levels: int = 48):
-        trainer = BoundaryTrainer(wavy)
-        return zoom_in(SMALL, levels=levels, folder=tmp_path / name, resolution=6, trainer=trainer, on_limit=on_limit)  # type: ignore[arg-type]
+    """From 2e-11 decades on, the windows of levels 0 to 4 are above 1e-12 decades."""
+    start = Window(centre=(10.0, 10.0), size=(2e-11, 2e-11))
 
-    with pytest.warns(PrecisionWarning, match="the zoom ends before level 44: the window is"):
+    def to(name: str, on_limit: str):
+        trainer = BoundaryTrainer(lambda x, y: y - 10.0)
+        return zoom_in(SMALL, start, levels=7, folder=tmp_path / name, resolution=6, trainer=trainer, on_limit=on_limit)  # type: ignore[arg-type]
+
+    with pytest.warns(PrecisionWarning, match="the zoom ends before level 5: the window is"):
         stopped = to("stop", "stop")
-    assert len(stopped) == 44 and stopped.windows[-1].size[0] == pytest.approx(9.0 / 2**43)
-    assert 9.0 / 2**43 >= 1e-12 > 9.0 / 2**44
-    with pytest.warns(PrecisionWarning, match="the zoom goes on from level 44") as seen:
-        assert len(to("warn", "warn", 47)) == 47
+    assert len(stopped) == 5 and stopped.windows[-1].size[0] == 2e-11 / 16 >= 1e-12 > 2e-11 / 32
+    with pytest.warns(PrecisionWarning, match="the zoom goes on from level 5") as seen:
+        assert len(to("warn", "warn")) == 7
     assert len(seen) == 1  # said once, not at each level
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert len(to("warn", "allow", 47)) == 47
-    with pytest.raises(InvalidValueError, match="level 44: "):
+        assert len(to("warn", "allow")) == 7
+    with pytest.raises(InvalidValueError, match="level 5: "):
         to("refuse", "refuse")
-    assert len(open_zoom(tmp_path / "refuse")) == 44
+    assert len(open_zoom(tmp_path / "refuse")) == 5
     narrow = zoom_windows(Window(centre=(10.0, 10.0), size=(1e-13, 1e-13)), levels=3)
     trainer = BoundaryTrainer(wavy)
     with pytest.raises(InvalidValueError, match="level 2: "):
