@@ -35,6 +35,7 @@ MAY_IMPORT = {
     "draw": "errors rng priors formulas spec",
     "batch": "errors",
     "device": "errors",
+    "trainability": "errors rng spec device batch stream shard backend render",
 }
 NEVER = {
     "": "recipes integrations",
@@ -42,7 +43,10 @@ NEVER = {
     "recipes": "draw rng",
 }
 STREAMS = ("stream", "video", "mixture", "seed_code", "stored", "trainability", "presets", "backend", "cuda")
-ADAPTERS = "torch_data loader prefetch seed_interface integrations recipes cli cli_bench cli_data"
+ADAPTERS = (
+    "torch_data loader prefetch seed_interface integrations recipes "
+    "cli cli_bench cli_data cli_experiment cli_status cli_trainability"
+)
 
 
 def python_files(root: Path) -> Iterator[tuple[str, Path]]:
@@ -211,12 +215,14 @@ def test_each_check_can_fail(check, tmp_path: Path) -> None:  # type: ignore[no-
         ("fractal_streams/render/lamp.py", "def f():\n    import fractal_streams.priors\n"),
         ("fractal_streams/stream.py", "from fractal_streams.torch_data import StreamDataset\n"),
         ("fractal_streams/stream.py", "from fractal_streams.recipes import demo\n"),
+        ("fractal_streams/trainability/scan.py", "import fractal_streams.cli_trainability\n"),
+        ("fractal_streams/trainability/scan.py", "from fractal_streams import priors\n"),
         ("integrations/world.py", "from fractal_streams.render.raster import Raster\n"),
         ("integrations/world.py", "import fractal_streams.recipes.demo\n"),
     ],
 )
 def test_these_directions_are_wrong(name: str, text: str, tmp_path: Path) -> None:
-    there = ("formulas/julia.py", "render/raster.py", "priors.py", "torch_data.py")
+    there = ("formulas/julia.py", "render/raster.py", "priors.py", "torch_data.py", "cli_trainability.py")
     for known in (*(f"fractal_streams/{each}" for each in there), "recipes/demo.py"):
         (tmp_path / known).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / known).touch()
@@ -249,7 +255,7 @@ def loaded_by(program: str) -> tuple[float, set[str]]:
 
 
 OUTSIDE = {"torch", "torchvision", "triton", "datasets", "fsspec", "pyarrow", "webdataset", "ray"}
-HEAVY = {*OUTSIDE, "numba", "typer", "rich", "PIL", "imageio"}
+HEAVY = {*OUTSIDE, "numba", "typer", "rich", "PIL", "imageio", "matplotlib", "tqdm"}
 
 
 def test_importing_the_package_is_light() -> None:
@@ -263,6 +269,11 @@ def test_listing_and_describing_loads_nothing_heavy() -> None:
         "from fractal_streams import StreamSpec, open_stream\n"
         "StreamSpec(formulas='mandelbrot').digest(); dir(__import__('fractal_streams'))"
     )
+    assert not HEAVY & names
+
+
+def test_importing_trainability_is_light() -> None:
+    _, names = loaded_by("import fractal_streams.trainability as t\nt.scan, t.open_zoom, t.TileStream, t.save_video")
     assert not HEAVY & names
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import importlib
 import json
 import os
 import random
@@ -22,7 +23,6 @@ import pytest
 
 from fractal_streams.errors import InvalidValueError, MissingExtraError
 from fractal_streams.shard import Shard
-from fractal_streams.trainability import scan as scan_module
 from fractal_streams.trainability.experiment import Experiment
 from fractal_streams.trainability.presets import OVERVIEW, PUBLISHED
 from fractal_streams.trainability.reference import ReferenceTrainer
@@ -31,6 +31,8 @@ from fractal_streams.trainability.scan import Scan, open_scan, scan
 from fractal_streams.trainability.store import COLUMNS, NetworksBar
 from fractal_streams.trainability.trainer import Trainer, open_trainer
 from fractal_streams.trainability.window import PrecisionWarning, Window
+
+scan_module = importlib.import_module("fractal_streams.trainability.scan")  # the package's `scan` is the function
 
 DIGEST = "8e07c35b78354619"
 SMALL = Experiment(width=8, dataset_mode="single_example", steps=30)
