@@ -263,7 +263,7 @@ def held_to_the_reference(experiment: Experiment, points: np.ndarray) -> None:
 
 
 @pytest.mark.slow
-@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
 @given(experiments())
 def test_any_experiment_is_the_reference_s(drawn: tuple[Experiment, np.ndarray]) -> None:
     held_to_the_reference(*drawn)
@@ -285,7 +285,8 @@ def test_single_precision_follows_double() -> None:
     experiment, points = TANH.replace(steps=30), neighbours(8)
     single, double = NumbaTrainer("float32").train(experiment, points), NumbaTrainer().train(experiment, points)
     assert (single.converged == double.converged).mean() > 0.95
-    calm = double.converged & (np.abs(double.measure) < 31)
+    calm = double.converged & (points[:, 0] < 1e3)  # larger rates of the first layer let rounding grow
+    assert calm.sum() > 20
     np.testing.assert_allclose(single.measure[calm], double.measure[calm], rtol=1e-3)
 
 
