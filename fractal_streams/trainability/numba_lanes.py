@@ -21,7 +21,7 @@ LINE = 64
 
 __all__ = [
     "LINE", "Lanes", "all_less", "any_less", "filled", "fma", "lane", "load", "nans", "power_of_two", "root", "splat",
-    "store", "where_less", "with_lane",
+    "store", "where_bit", "where_less", "with_lane",
 ]  # fmt: skip
 
 
@@ -180,6 +180,20 @@ def power_of_two(typingctx: Any, shifted: Any) -> Any:
         return builder.bitcast(power, context.get_value_type(shifted))
 
     return shifted(shifted), codegen
+
+
+@intrinsic  # type: ignore[misc]
+def where_bit(typingctx: Any, shifted: Any, mask: Any, yes: Any, no: Any) -> Any:
+    """`yes` where k of `shifted`, as in `power_of_two`, has a bit of the mask, else `no`."""
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        vector = ir.VectorType(ir.IntType(shifted.element.bitwidth), shifted.count)
+        mask_of = ir.Constant(vector, [sig.args[1].literal_value] * shifted.count)
+        found = builder.and_(builder.bitcast(args[0], vector), mask_of)
+        zero = ir.Constant(vector, [0] * shifted.count)
+        return builder.select(builder.icmp_unsigned("!=", found, zero), args[2], args[3])
+
+    return (yes(shifted, mask, yes, no), codegen) if isinstance(mask, types.IntegerLiteral) else None
 
 
 @intrinsic  # type: ignore[misc]

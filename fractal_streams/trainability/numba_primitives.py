@@ -10,16 +10,19 @@ import math
 import numba
 
 from fractal_streams.trainability.numba_lanes import (
+    any_less,
     fma,
     lane,
     nans,
     power_of_two,
+    where_bit,
     where_less,
     with_lane,
 )
 
 # A generated module has its own of these; here they are float64's.
 LANES, MAGIC, FLAT, LN2, LN2_HIGH, LN2_LOW = 8, 1.5 * 2.0**52, 20.0, math.log(2.0), math.log(2.0), 0.0
+QUARTER_HIGH, QUARTER_LOW, TURNS = math.pi / 2.0, 0.0, 1e10
 
 jit = numba.njit(nogil=True, forceinline=True, error_model="numpy")
 # Copied from here on.
@@ -69,17 +72,41 @@ def identity_slope(z, h):
 
 
 @jit
+def turned(z):
+    """Sine and cosine of z - k pi / 2, |.| <= pi / 4, by the polynomials of fdlibm, and k as `power_of_two` has it."""
+    shifted = fma(z, 2.0 / math.pi, MAGIC)
+    k = shifted - MAGIC
+    r = fma(k, -QUARTER_LOW, fma(k, -QUARTER_HIGH, z))
+    q = r * r
+    s = fma(q, fma(q, 1.58969099521155010221e-10, -2.50507602534068634195e-08), 2.75573137070700676789e-06)
+    s = fma(q, fma(q, fma(q, s, -1.98412698298579493134e-04), 8.33333333332248946124e-03), -1.66666666666666324348e-01)
+    c = fma(q, fma(q, -1.13596475577881948265e-11, 2.08757232129817482790e-09), -2.75573143513906633035e-07)
+    c = fma(q, fma(q, fma(q, c, 2.48015872894767294178e-05), -1.38888888888741095749e-03), 4.16666666666666019037e-02)
+    return fma(r * q, s, r), fma(q * q, c, fma(q, -0.5, 1.0)), shifted
+
+
+@jit
 def sin(z):
-    for k in range(LANES):
-        z = with_lane(z, k, math.sin(lane(z, k)))
-    return z
+    sine, cosine, shifted = turned(z)
+    value = where_bit(shifted, 1, cosine, sine)
+    value = where_bit(shifted, 2, 0.0 - value, value)
+    if any_less(TURNS, z * z):
+        for k in range(LANES):
+            if lane(z, k) * lane(z, k) > TURNS:
+                value = with_lane(value, k, math.sin(lane(z, k)))
+    return value
 
 
 @jit
 def sin_slope(z, h):
-    for k in range(LANES):
-        z = with_lane(z, k, math.cos(lane(z, k)))
-    return z
+    sine, cosine, shifted = turned(z)
+    value = where_bit(shifted, 1, sine, cosine)
+    value = where_bit(shifted + 1.0, 2, 0.0 - value, value)
+    if any_less(TURNS, z * z):
+        for k in range(LANES):
+            if lane(z, k) * lane(z, k) > TURNS:
+                value = with_lane(value, k, math.cos(lane(z, k)))
+    return value
 
 
 @jit

@@ -30,15 +30,17 @@ TASKS = 8
 CONSTANTS = {
     "float64": {
         "magic": 1.5 * 2.0**52, "ln2_high": 2977044471 / 2**32, "ln2_low": 1.9082149292705877e-10, "flat": 20.0,
-        "biggest": 1e300,
+        "biggest": 1e300, "quarter_high": 1.57079632673412561417, "quarter_low": 6.07710050650619224932e-11,
+        "turns": 1e10,
     },
     "float32": {
         "magic": 1.5 * 2.0**23, "ln2_high": 45426 / 2**16, "ln2_low": 1.4286068203094173e-06, "flat": 10.0,
-        "biggest": 1e37,
+        "biggest": 1e37, "quarter_high": 12867 / 2**13, "quarter_low": math.pi / 2 - 12867 / 2**13, "turns": 1e6,
     },
 }  # fmt: skip
 """What a precision's functions are made of: a number whose last bit is 1, ln 2 in a part that a product with a small
-integer is exact of and the rest, where tanh becomes 1, and how large a square may be."""
+integer is exact of and the rest, where tanh becomes 1, how large a square may be, a quarter turn in two parts, and the
+square of the largest angle that they reduce."""
 
 
 class NumbaTrainer:

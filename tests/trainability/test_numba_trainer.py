@@ -23,6 +23,7 @@ from fractal_streams.trainability.trainer import Trainer, open_trainer
 
 TANH = PUBLISHED["tanh"].experiment
 SINGLE = PUBLISHED["single"].experiment
+SINE = Experiment(nonlinearity="sin", dataset_mode="single_example")
 WIDTH8 = Experiment(inputs="published", width=8)
 ALL = Readout(losses=30, checkpoints=(5, 20, 30), probe=True)
 
@@ -306,3 +307,22 @@ def test_the_module_s_name_follows_all_that_is_compiled_into_it(fresh_cache: Pat
         assert source[source.index("# Copied from here on.") :] in text
     lanes = Path(numba_trainer.__file__).with_name("numba_lanes.py").read_bytes()
     assert hashlib.blake2s(lanes, digest_size=8).hexdigest() in text
+
+
+def test_sines_are_those_of_the_c_library_at_any_angle() -> None:
+    random = np.random.default_rng(2)
+    values = np.concatenate([
+        np.linspace(-40.0, 40.0, 20_001), random.normal(size=20_000) * 1e4, random.normal(size=20_000) * 1e9,
+        np.arange(-500, 500) * (np.pi / 4.0), [0.0, 1e300, -1e22, 1e-300],
+    ])  # fmt: skip
+    sine, slope = compiled(SINE).sin, compiled(SINE).sin_slope
+    wide = values.astype(np.longdouble)
+    near = np.abs(values) < 1e6  # where NumPy's long double sine is exact enough to be the judge
+    for function, told in ((sine, np.sin), (lambda z: slope(z, z), np.cos)):
+        found = applied(compiled(SINE), numba.njit(function) if function is not sine else sine, values)
+        assert np.abs(found - told(wide))[near].max() < 2.3e-16
+        assert np.abs(found - told(values))[~near].max() < 2.3e-16
+        special = applied(
+            compiled(SINE), numba.njit(function) if function is not sine else sine, np.array([np.nan, np.inf])
+        )
+        assert np.isnan(special).all()
