@@ -3,9 +3,9 @@
     python -m fractal_streams.recipes.trainability                        # all six at 512 x 512
     python -m fractal_streams.recipes.trainability tanh --resolution 4096 --video
 
-For each: the published window, an inward walk to where float64 ends, a zoom of keyframes about the place it reaches,
-every one trained, and the boundary's dimension over them. `results.md` puts it beside the paper. A run goes on where it was
-killed. J. Sohl-Dickstein, arXiv:2402.06184, figures 1 and 2.
+For each: the published window, a walk along the boundary to where float64 ends, a zoom of keyframes about the place it
+reaches, every one trained, and the boundary's dimension over them. `results.md` puts it beside the paper. A run goes on
+where it was killed. J. Sohl-Dickstein, arXiv:2402.06184, figures 1 and 2.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ from fractal_streams.trainability.zoom import Zoom, zoom, zoom_in, zoom_windows
 
 WALK_RESOLUTION = 256
 DESCRIPTIONS = {
-    "tanh": "filaments and islands at every scale, both phases about equal",
-    "relu": "smooth arcs that meet in corners",
-    "linear": "a nearly straight edge",
-    "single": "ragged coast with nested bays, two thirds diverged",
+    "tanh": "folded filaments and islands within islands",
+    "relu": "straight fronts whose ends are combed into needles",
+    "linear": "a nearly straight edge with a few spikes",
+    "single": "islands within islands, crossed by streaks, two thirds diverged",
     "minibatch": "bands of dust, two thirds diverged",
     "drift": "fine dust that fills the plane, a fifth diverged",
 }
@@ -71,8 +71,9 @@ def last_window(published: Published, folder: Path, deepest: float, training: di
     if levels == 1:
         return published.window
     walk = zoom_in(
-        published.experiment, published.window, levels=levels, folder=folder, resolution=WALK_RESOLUTION, **training
-    )
+        published.experiment, published.window, levels=levels, choice="nearest", folder=folder,
+        resolution=WALK_RESOLUTION, **training,
+    )  # fmt: skip
     return walk.windows[-1]
 
 
@@ -85,7 +86,8 @@ def facts(
     count = picture.shape[0] * picture.shape[1]
     return {
         "title": published.title, "paper": published.dimension, "resolution": list(picture.shape),
-        "converged": converged, "seconds": seconds, "network_steps_per_second": count * picture.experiment.steps / seconds,
+        "converged": converged, "seconds": seconds,
+        "network_steps_per_second": count * picture.experiment.steps / seconds,
         "frames": len(frames), "frames_with_edge": median.used, "zoom_seconds": zoomed,
         "widest": max(frames.windows[0].size), "narrowest": min(frames.windows[-1].size),
         "dimension": [median.value, median.low, median.high, median.standard_error],
@@ -97,8 +99,8 @@ def page(found: dict[str, dict[str, Any]]) -> str:
     """The page of results, in Markdown."""
     lines = [
         "# The boundary of neural network trainability, trained anew", "",
-        "Dimension: the paper's estimator (median of local slopes of box counts over all keyframes), its bootstrap 95 % "
-        "interval over keyframes, and the mean least-squares slope. Each keyframe was trained, none cropped.", "",
+        "Dimension: the paper's estimator (median of local slopes of box counts over all keyframes), its bootstrap "
+        "95 % interval over keyframes, and the mean least-squares slope. Each keyframe was trained, none cropped.", "",
         "| experiment | dimension | 95 % | least squares | paper | keyframes | decades | converged | picture, s |",
         "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
     ]  # fmt: skip
@@ -107,7 +109,8 @@ def page(found: dict[str, dict[str, Any]]) -> str:
         lines.append(
             f"| {told['title']} | {value:.2f} | {low:.2f} to {high:.2f} | {told['least_squares'][0]:.2f} ± "
             f"{told['least_squares'][3]:.2f} | {told['paper']:.2f} | {told['frames_with_edge']} of {told['frames']} | "
-            f"{told['widest']:.2g} to {told['narrowest']:.1g} | {100 * told['converged']:.1f} % | {told['seconds']:.1f} |"
+            f"{told['widest']:.2g} to {told['narrowest']:.1g} | {100 * told['converged']:.1f} % | "
+            f"{told['seconds']:.1f} |"
         )
     for name, told in found.items():
         height, width = told["resolution"]

@@ -45,20 +45,10 @@ def choose_centre(measure: npt.ArrayLike, factor: float = 2.0) -> tuple[float, f
         >>> choose_centre(np.where(np.arange(9) < 5, -1.0, 1.0) * np.ones((9, 1)))
         (0.5625, 0.4375)
     """
-    array = np.asarray(measure)
-    if array.ndim != 2 or min(array.shape) < 2:
-        raise InvalidValueError(f"measure must be (H, W), at least 2 x 2 points, got the shape {array.shape}")
     number(factor, "factor", 1.0, 64.0, above=True)
-    converged = array < 0
-    edge = edges(converged)
-    if not edge.any():
-        raise InvalidValueError(
-            f"no boundary among {array.shape[0]} x {array.shape[1]} points, all "
-            f"{'converged' if converged.all() else 'diverged'}: start from a wider window, such as the overview, or "
-            f"ask for a higher resolution"
-        )
+    converged, edge = sides(measure)
     rows, columns = np.nonzero(edge)
-    height, width = array.shape
+    height, width = converged.shape
     half = (height - 1) / factor / 2, (width - 1) / factor / 2
     middle = (
         np.clip(rows + 0.5, half[0], height - 1 - half[0]),
@@ -70,6 +60,47 @@ def choose_centre(measure: npt.ArrayLike, factor: float = 2.0) -> tuple[float, f
         score = np.where(fits, score, -1.0)
     best = int(np.argmax(score))
     return float(middle[1][best] / (width - 1)), float(middle[0][best] / (height - 1))
+
+
+def nearest_centre(measure: npt.ArrayLike, factor: float = 2.0) -> tuple[float, float]:
+    """(x, y) in [0, 1]: the edge cell nearest to the middle, whatever is around it.
+
+    A zoom that stays with what it began at, and so favours neither rough nor smooth boundaries: the one to measure a
+    dimension by. Moved inwards where a window smaller by `factor` would not fit around it. Of equals the first, row by
+    row. Arguments and errors are those of `choose_centre`.
+
+    Example:
+        >>> nearest_centre(np.where(np.arange(9) < 5, -1.0, 1.0) * np.ones((9, 1)))
+        (0.5625, 0.4375)
+    """
+    number(factor, "factor", 1.0, 64.0, above=True)
+    _, edge = sides(measure)
+    rows, columns = np.nonzero(edge)
+    height, width = edge.shape
+    half = 0.5 / factor
+    x, y = (columns + 0.5) / width, (rows + 0.5) / height
+    nearest = int(np.argmin((x - 0.5) ** 2 + (y - 0.5) ** 2))
+    return float(np.clip(x[nearest], half, 1.0 - half)), float(np.clip(y[nearest], half, 1.0 - half))
+
+
+def sides(measure: npt.ArrayLike) -> tuple[Bool, Bool]:
+    """Which points converged, and which 2 x 2 cells have both labels.
+
+    Raises:
+        InvalidValueError: no cell has, or the shape is not one of a picture.
+    """
+    array = np.asarray(measure)
+    if array.ndim != 2 or min(array.shape) < 2:
+        raise InvalidValueError(f"measure must be (H, W), at least 2 x 2 points, got the shape {array.shape}")
+    converged = array < 0
+    edge = edges(converged)
+    if not edge.any():
+        raise InvalidValueError(
+            f"no boundary among {array.shape[0]} x {array.shape[1]} points, all "
+            f"{'converged' if converged.all() else 'diverged'}: start from a wider window, such as the overview, or "
+            f"ask for a higher resolution"
+        )
+    return converged, edge
 
 
 def scores(

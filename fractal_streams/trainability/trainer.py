@@ -21,8 +21,13 @@ class Trainer(Protocol):
     number, order, or the GPU that it ran on (of one kind).
     """
 
-    device: str
-    precision: str
+    @property
+    def device(self) -> str:
+        """ "cpu" or "cuda:N"."""
+
+    @property
+    def precision(self) -> str:
+        """One of `PRECISIONS`."""
 
     def train(self, experiment: Experiment, points: Any, readout: Readout | None = None) -> Outcome:
         """Outcomes of (N, 2) values of the horizontal and the vertical axis."""

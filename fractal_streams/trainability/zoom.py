@@ -6,11 +6,11 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from fractal_streams.errors import InvalidValueError, VersionError
-from fractal_streams.spec import whole
-from fractal_streams.trainability.centre import choose_centre
+from fractal_streams.spec import one_of, whole
+from fractal_streams.trainability.centre import choose_centre, nearest_centre
 from fractal_streams.trainability.experiment import Experiment, Float64, number
 from fractal_streams.trainability.keyframes import Keyframes, Limit, level_folder, picture_file, read_zoom
 from fractal_streams.trainability.scan import Scan, open_scan
@@ -175,12 +175,13 @@ def zoom_in(
     levels: int,
     folder: str | Path,
     factor: float = 2.0,
+    choice: Literal["rough", "nearest"] = "rough",
     resolution: int | tuple[int, int] = 512,
     on_limit: Limit = "stop",
     progress: bool = False,
     **training: Any,
 ) -> Zoom:
-    """Zoom inwards: each keyframe's boundary gives the middle of the next; see `choose_centre`.
+    """Zoom inwards: each keyframe's boundary gives the middle of the next.
 
     All else as `zoom`. Every window lies within the one before. A call with more levels goes deeper.
 
@@ -188,6 +189,8 @@ def zoom_in(
         start: the outermost window; None is the paper's overview.
         levels: how many keyframes, 1 to 1000.
         factor: size of each window over that of the next, above 1, at most 64.
+        choice: "rough", to look at: the place with most boundary, see `choose_centre`; "nearest", to measure: the
+            boundary nearest to the middle, see `nearest_centre`.
         on_limit: as of `zoom`; "refuse" is an error when the window is reached, and what was made is kept.
 
     Raises:
@@ -202,13 +205,15 @@ def zoom_in(
     """
     whole(levels, "levels", 1, MAX_LEVELS, "windows")
     factor = checked_factor(factor)
+    one_of(choice, "choice", ("rough", "nearest"))
     window = start or Window.of_experiment(experiment)
-    course = {"course": "inwards", "factor": factor, "start": window.to_dict()}
+    course = {"course": "inwards", "factor": factor, "choice": choice, "start": window.to_dict()}
     frames = Keyframes(experiment, folder, resolution, course, on_limit, training)
     with frames.bar(levels, progress):
         for level in range(levels):
             if level and level >= len(frames.windows):
-                window = next_window(window, choose_centre(frames.measure(level - 1), factor), factor)
+                chosen = choose_centre if choice == "rough" else nearest_centre
+                window = next_window(window, chosen(frames.measure(level - 1), factor), factor)
             elif level:
                 window = frames.windows[level]
             if not frames.make(level, window):

@@ -6,10 +6,11 @@ from collections import deque
 
 import numpy as np
 import pytest
+from hypothesis import given, strategies as st
 
 from fractal_streams.errors import InvalidValueError
 from fractal_streams.trainability.boxes import edges
-from fractal_streams.trainability.centre import box_sums, choose_centre, group_sizes
+from fractal_streams.trainability.centre import box_sums, choose_centre, group_sizes, nearest_centre
 from fractal_streams.trainability.nested import Place, between, moved, place_of
 from fractal_streams.trainability.window import Window
 
@@ -166,3 +167,26 @@ def test_windows_between_two_keep_the_fixed_point_of_both() -> None:
         np.testing.assert_allclose(at, fixed, rtol=1e-13)
     aside = OVERVIEW.scaled(1.0, (0.75, 0.5))
     assert between(OVERVIEW, aside, 0.5).offset == (9 / 8, 0.0)  # of one size: evenly
+
+
+@given(st.integers(0, 2**32 - 1), st.integers(2, 9), st.integers(2, 9), st.floats(1.1, 8.0))
+def test_the_nearest_centre_is_the_nearest_edge_kept_inside(seed: int, height: int, width: int, factor: float) -> None:
+    measure = np.random.default_rng(seed).choice([-1.0, 1.0], (height, width))
+    found = [
+        (((i + 0.5) / (height - 1) - 0.5) ** 2 + ((j + 0.5) / (width - 1) - 0.5) ** 2, i, j)
+        for i in range(height - 1)
+        for j in range(width - 1)
+        if len({*measure[i : i + 2, j : j + 2].ravel()}) == 2
+    ]
+    if not found:
+        with pytest.raises(InvalidValueError, match="no boundary"):
+            nearest_centre(measure, factor)
+        return
+    x, y = nearest_centre(measure, factor)
+    least = min(found)[0]
+    half = 0.5 / factor
+    near = [(i, j) for distance, i, j in found if distance < least + 1e-12]
+    inside = lambda value: min(max(value, half), 1 - half)  # noqa: E731
+    assert any(
+        (x, y) == pytest.approx((inside((j + 0.5) / (width - 1)), inside((i + 0.5) / (height - 1)))) for i, j in near
+    )
