@@ -45,7 +45,7 @@ NEVER = {
 STREAMS = ("stream", "video", "mixture", "seed_code", "stored", "trainability", "presets", "backend", "cuda")
 ADAPTERS = (
     "torch_data loader prefetch seed_interface integrations recipes "
-    "cli cli_bench cli_data cli_experiment cli_status cli_trainability"
+    "cli cli_bench cli_data cli_experiment cli_scan cli_status cli_trainability cli_zoom"
 )
 
 

@@ -165,8 +165,8 @@ def scan(
         precision=opened.precision, mode=getattr(opened, "mode", mode), engine=engine_of(opened),
     )  # fmt: skip
     guard(plan, on_limit)
-    bar = NetworksBar() if progress and rank.rank == 0 else Silent()
     store: Store = Nowhere() if folder is None else open_folder(Path(folder), plan.facts())
+    bar = NetworksBar() if progress and rank.rank == 0 else Silent()
     return made(plan, store, lambda part: trained(opened, plan, part), rank, bar)
 
 
