@@ -94,7 +94,7 @@ def scan(
         return
     asked = asked_for(source, chosen)
     folder = folder or (out.with_suffix("") if out else Path(f"{asked.name}-{'overview' if area else 'scan'}"))
-    files = folder, check_ending(out or folder.with_name(f"{folder.name}.png"), ".png")
+    files = folder, check_ending(out or beside(folder, ".png"), ".png")
     extent = parsed_extent(resolution, 512, "--resolution")
     scanned(asked, window_of(asked, area), extent, training_of(training), files, plain, inset)
 
@@ -206,6 +206,12 @@ def warned() -> Iterator[None]:
         warnings.simplefilter("always", PrecisionWarning)
         warnings.showwarning = tell
         yield
+
+
+def beside(folder: Path, ending: str) -> Path:
+    """The file beside a folder that has its name and an ending more."""
+    named = folder if folder.name else folder.absolute()
+    return named.with_name(f"{named.name}{ending}")
 
 
 def check_ending(path: Path, *endings: str) -> Path:

@@ -127,13 +127,15 @@ def far_from_boundary(status: Status, centre: tuple[float, float], windows: Sequ
         size, offset = status.window.size[axis], status.window.offset[axis]
         places.append(np.log10(status.window.centre[axis]) + offset + size * ((found + 0.5) / steps - 0.5))
         pitch = max(pitch, size / steps)
-    apart = np.maximum(abs(places[0] - centre[0]), abs(places[1] - centre[1]))
-    nearest = int(np.argmin(apart))
+    ways = abs(places[0] - centre[0]), abs(places[1] - centre[1])
+    apart = np.maximum(*ways)  # of a square window's middle
+    nearest = int(np.lexsort((np.hypot(*ways), apart))[0])
     bare = [level for level, window in enumerate(windows) if window.size[0] / 2 < apart[nearest] - pitch]
     if not bare:
         return None
     return (
         f"the nearest boundary in the status array is {apart[nearest]:.2g} decades from the centre "
-        f"({centre[0]:g}, {centre[1]:g}): levels {bare[0]} to {len(windows) - 1} will show one label alone; near "
-        f"--center_lr0 {places[0][nearest]:.4g} --center_lr1 {places[1][nearest]:.4g} there is a boundary"
+        f"({centre[0]:g}, {centre[1]:g}): from level {bare[0]} on, windows will show one label alone; near --center_lr0 "
+        f"{places[0][nearest]:.4g} --center_lr1 {places[1][nearest]:.4g} there is a boundary, and --inwards in place of a "
+        f"centre follows it"
     )

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 from fractal_streams.cli import examples
 from fractal_streams.cli_experiment import Command, of_file, parsed_extent
-from fractal_streams.cli_scan import PANEL, check_ending, need
+from fractal_streams.cli_scan import PANEL, beside, check_ending, need
 from fractal_streams.cli_zoom import app as app, check_film, show_film
 from fractal_streams.errors import InvalidValueError, missing_extra
 from fractal_streams.trainability.presets import PUBLISHED
@@ -80,7 +80,7 @@ def video(
 ) -> None:
     """The video of a zoom, with values that blend from keyframe to keyframe, or of its pictures as they are."""
     place = one_folder(folder, images_dir)
-    path = out or place.with_name(f"{place.name}_zoom.mp4")
+    path = out or beside(place, "_zoom.mp4")
     if images_dir is None and (place / "zoom.json").exists():
         check_film(path, 30.0 if fps is None else fps)
         between = 45 if frames_between is None else frames_between

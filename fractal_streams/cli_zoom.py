@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 from fractal_streams.cli import examples
 from fractal_streams.cli_experiment import (
@@ -71,7 +71,7 @@ POINT: Given = {
 @app.command(cls=Command, rich_help_panel=PANEL, epilog=examples(
     "zoom single --resolution 256 --video",
     "zoom tanh --inwards --levels 20 --resolution 256",
-    "zoom --status_npy outputs/images/grid_status_tanh_n16.npy --center_lr0 1.1 --center_lr1 2.3 --num_levels 30 "
+    "zoom --status_npy outputs/images/grid_status_tanh_n16.npy --center_lr0 1.1 --center_lr1 1.9 --num_levels 8 "
     "--zoom_factor 2.0 --image_size 1024 --output_dir outputs/zooms/tanh_n16",
 ))  # fmt: skip
 @takes(chosen=EXPERIMENT, area=WINDOW, training=TRAINING, film=VIDEO, point=POINT)
@@ -119,7 +119,7 @@ def zoom(
     place = folder or Path(f"{asked.name}-zoom")
     settings = {**training_of(training), "resolution": extent, "folder": place}
     if inwards:
-        start = window_of(replace(asked, window=None), area)
+        start = window_of(replace(asked, window=status.window if status else None), area)
         settings |= {"start": start, "levels": 20 if levels is None else levels, "factor": factor}
     else:
         settings["windows"] = windows_of(asked, area, centre, levels, factor)
@@ -144,7 +144,7 @@ def asked_of(status: Status | None, point: Given, source: str, chosen: Given) ->
 def centre_of(point: Given, inwards: bool, area: Given) -> tuple[float, float] | None:
     """The point to zoom about, decimal logarithms; None of another course."""
     given = [name for name in ("center_lr0", "center_lr1") if name in point]
-    if len(given) == 1 or ("status_npy" in point and not given):
+    if len(given) == 1 or ("status_npy" in point and not given and not inwards):
         raise InvalidValueError(
             "--center_lr0 and --center_lr1 are given together, exponents of ten such as 1.1 and 2.3"
         )

@@ -19,7 +19,10 @@ from fractal_streams.errors import InvalidValueError
 from fractal_streams.formulas import CATALOGUE as FORMULAS
 from fractal_streams.presets import PRESETS, find_source
 
-COMMANDS = ("list", "show", "spec", "bench", "demo", "export", "tar", "stub", "run", "pack")
+COMMANDS = (
+    "list", "show", "spec", "bench", "demo", "export", "tar", "stub", "run", "pack",
+    "scan", "zoom", "dimension", "video",
+)  # fmt: skip
 
 
 @pytest.fixture(autouse=True)

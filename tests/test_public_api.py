@@ -16,7 +16,7 @@ from fractal_streams.formulas import CATALOGUE
 from fractal_streams.formulas.definition import REGISTRY
 
 PUBLIC = [name for name in fractal_streams.__all__ if name != "__version__"]
-OPTIONAL = {"torch_data", "prefetch", "seed_interface", "cli", "cli_bench", "cli_data", "contact_sheet", "loader"}
+OPTIONAL = {"torch_data", "prefetch", "seed_interface", "contact_sheet", "loader"}  # and those of the command line
 GENERATED = {"numba_kernel", "triton_kernel"}  # text that is copied beside a formula's; it can't run where it stands
 
 
@@ -54,17 +54,9 @@ def test_another_name_is_an_attribute_error() -> None:
 
 @pytest.mark.parametrize("name", library_modules())
 def test_a_module_says_what_it_is_and_its_examples_run(name: str) -> None:
+    stem = name.rpartition(".")[2]
     for package in ("torch", "typer", "PIL"):
-        if name.rpartition(".")[2] in (
-            "torch_data",
-            "prefetch",
-            "seed_interface",
-            "cli",
-            "cli_bench",
-            "cli_data",
-            "contact_sheet",
-            "loader",
-        ):
+        if stem in OPTIONAL or stem.startswith("cli"):
             pytest.importorskip(package)
     if "triton" in name or name.endswith(".cuda"):
         pytest.importorskip("triton")
