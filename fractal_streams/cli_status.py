@@ -134,8 +134,8 @@ def far_from_boundary(status: Status, centre: tuple[float, float], windows: Sequ
     if not bare:
         return None
     return (
-        f"the nearest boundary in the status array is {apart[nearest]:.2g} decades from the centre "
-        f"({centre[0]:g}, {centre[1]:g}): from level {bare[0]} on, windows will show one label alone; near --center_lr0 "
-        f"{places[0][nearest]:.4g} --center_lr1 {places[1][nearest]:.4g} there is a boundary, and --inwards in place of a "
-        f"centre follows it"
+        f"the nearest boundary in the status array is {apart[nearest]:.2g} decades from the centre ({centre[0]:g}, "
+        f"{centre[1]:g}): from level {bare[0]} on, windows will show one label alone; there is a boundary near "
+        f"--center_lr0 {places[0][nearest]:.4g} --center_lr1 {places[1][nearest]:.4g}, and --inwards in place of a "
+        f"centre follows one"
     )

@@ -50,10 +50,11 @@ def dimension(
     found = list(dimensions(frames_in_folder(place)))
     if uncertainty:
         found.append(uncertainty_exponent(frames_in_folder(place)))
-    typer.echo(f"{place}: {len(found[0].frames)} levels, {found[0].used} with a boundary")
+    count = len(found[0].frames)
+    typer.echo(f"{place}: {count} level{'s' * (count > 1)}, {found[0].used} with a boundary")
     paper = paper_value(place)
     for each in found:
-        beside = f"; the paper has {paper:.2f}" if paper and each.method == "published" else ""
+        beside = f"; the paper's zoom {paper:.2f}" if paper and each.method == "published" else ""
         typer.echo(f"{NAMES[each.method]}  {each.value:.3f} (95 %: {each.low:.3f} to {each.high:.3f}){beside}")
     if output_csv is not None:
         save_csv(output_csv, found[0])
@@ -119,9 +120,8 @@ def frames_in_folder(place: Path) -> Iterator[Any]:
 
 
 def paper_value(place: Path) -> float | None:
-    """The dimension that the paper gives for the experiment of a folder."""
-    for name in ("zoom.json", "scan.json"):
-        if (place / name).exists():
-            experiment = of_file(place / name)[0]
-            return next((each.dimension for each in PUBLISHED.values() if each.experiment == experiment), None)
-    return None
+    """The dimension that the paper gives for the experiment of a zoom; one window alone has none to compare with."""
+    if not (place / "zoom.json").exists():
+        return None
+    experiment = of_file(place / "zoom.json")[0]
+    return next((each.dimension for each in PUBLISHED.values() if each.experiment == experiment), None)

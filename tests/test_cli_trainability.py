@@ -198,7 +198,7 @@ def test_how_far_a_centre_is_from_the_boundary() -> None:
     assert far_from_boundary(status, (0.0, 1.40), zoom_windows_about((0.0, 1.4), levels=6)) is None  # 4.5 / 32 = 0.14
     told = far_from_boundary(status, (0.0, 0.55), zoom_windows_about((0.0, 0.55), levels=8))
     assert told is not None and "is 1 decades from the centre (0, 0.55): from level 3 on," in told
-    assert re.search(r"near --center_lr0 -?0.05\d* --center_lr1 1.55 ", told)
+    assert re.search(r"near --center_lr0 -?0.05\d* --center_lr1 1.55, ", told)
     labels[:] = 0
     assert "one label alone" in str(far_from_boundary(status, (0.0, 1.5), near))
 
@@ -249,6 +249,7 @@ def test_dimension_of_a_zoom_by_its_arrays_and_by_its_pictures(folder: Path) -> 
     assert rows[0] == ["level", "estimated_dimension"]
     assert rows[1:] == [[str(k), f"{frame.value:.6f}"] for k, frame in enumerate(first.frames)]
     assert pixels("a.png").shape[0] > 300
+    assert run("dimension", "deep/level-001").stdout.startswith("deep/level-001: 1 level, 1 with a boundary\n")
     (folder / "alone").mkdir()
     for path in (folder / "deep").glob("zoom_*.png"):
         path.rename(folder / "alone" / path.name)
@@ -258,6 +259,8 @@ def test_dimension_of_a_zoom_by_its_arrays_and_by_its_pictures(folder: Path) -> 
 
 def test_dimension_stands_beside_that_of_the_paper(folder: Path) -> None:
     facts = {"experiment": json.loads(PUBLISHED["relu"].experiment.to_json())}
+    (folder / "scan.json").write_text(json.dumps(facts))
+    assert cli_trainability.paper_value(folder) is None  # the paper's is of a zoom
     (folder / "zoom.json").write_text(json.dumps(facts))
     assert cli_trainability.paper_value(folder) == 1.20
     facts["experiment"]["steps"] = 400
