@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from fractal_streams.trainability.dimension import Dimension, dimensions, save_csv, save_plot
-from fractal_streams.trainability.picture import save_picture
+from fractal_streams.trainability.picture import plain, save_picture
 from fractal_streams.trainability.presets import OVERVIEW, PUBLISHED, Published, find_published
 from fractal_streams.trainability.scan import Scan, scan
 from fractal_streams.trainability.video import save_video
@@ -26,41 +26,46 @@ from fractal_streams.trainability.window import Window
 from fractal_streams.trainability.zoom import Zoom, zoom, zoom_in, zoom_windows
 
 WALK_RESOLUTION = 256
-DESCRIPTIONS = {
-    "tanh": "folded filaments and islands within islands",
-    "relu": "straight fronts whose ends are combed into needles",
-    "linear": "a nearly straight edge with a few spikes",
-    "single": "islands within islands, crossed by streaks, two thirds diverged",
-    "minibatch": "bands of dust, two thirds diverged",
-    "drift": "fine dust that fills the plane, a fifth diverged",
-}
+
+
+def train_window(name: str, folder: Path, asked: argparse.Namespace) -> tuple[Scan, float]:
+    """The published window, its picture, and the seconds that its training took, compilation left out."""
+    published = find_published(name)
+    training = training_of(asked)
+    scan(published.experiment, published.window, resolution=2, **training)
+    start = time.perf_counter()
+    picture = scan(
+        published.experiment, published.window, resolution=asked.resolution, folder=folder / "window",
+        progress=not asked.quiet, **training,
+    )  # fmt: skip
+    seconds = time.perf_counter() - start
+    around = scan(published.experiment, OVERVIEW, resolution=min(asked.resolution, 512), **training)
+    save_picture(picture, folder / "picture.png", title=published.title, overview=around)
+    return picture, seconds
 
 
 def reproduce(name: str, folder: Path, asked: argparse.Namespace) -> dict[str, Any]:
     """One picture and its zoom; what the page says of it."""
     published = find_published(name)
-    training: dict[str, Any] = {"device": asked.device, "precision": asked.precision, "on_limit": "allow"}
-    shown = {"progress": not asked.quiet, **training}
-    start = time.perf_counter()
-    picture = scan(
-        published.experiment, published.window, resolution=asked.resolution, folder=folder / "window", **shown
-    )
-    converged = float(picture.converged.mean())
-    seconds = time.perf_counter() - start
-    around = scan(published.experiment, OVERVIEW, resolution=min(asked.resolution, 512), **training)
-    save_picture(picture, folder / "picture.png", title=published.title, overview=around)
-    final = last_window(published, folder / "walk", asked.deepest, training)
+    picture, seconds = train_window(name, folder, asked)
+    final = last_window(published, folder / "walk", asked.deepest, training_of(asked))
     start = time.perf_counter()
     frames = zoom(
-        published.experiment, zoom_windows(final), folder=folder / "zoom", resolution=asked.resolution, **shown
-    )
+        published.experiment, zoom_windows(final), folder=folder / "zoom", resolution=asked.resolution,
+        progress=not asked.quiet, **training_of(asked),
+    )  # fmt: skip
     zoomed = time.perf_counter() - start
     measured = dimensions(frames.measure(level) for level in range(len(frames)))
     save_csv(folder / "dimension.csv", *measured)
     save_plot(folder / "dimension.png", measured, published=published.dimension, title=published.title)
     if asked.video:
         save_video(frames, folder / "zoom.mp4", progress=not asked.quiet)
-    return facts(published, picture, frames, measured, converged, seconds, zoomed)
+    return facts(published, picture, frames, measured, seconds, zoomed)
+
+
+def training_of(asked: argparse.Namespace) -> dict[str, Any]:
+    """Settings of every scan."""
+    return {"device": asked.device, "precision": asked.precision, "on_limit": "allow"}
 
 
 def last_window(published: Published, folder: Path, deepest: float, training: dict[str, Any]) -> Window:
@@ -78,15 +83,15 @@ def last_window(published: Published, folder: Path, deepest: float, training: di
 
 
 def facts(
-    published: Published, picture: Scan, frames: Zoom, measured: tuple[Dimension, Dimension], converged: float,
-    seconds: float, zoomed: float,
+    published: Published, picture: Scan, frames: Zoom, measured: tuple[Dimension, Dimension], seconds: float,
+    zoomed: float,
 ) -> dict[str, Any]:  # fmt: skip
     """Numbers of the page."""
     median, line = measured
     count = picture.shape[0] * picture.shape[1]
     return {
-        "title": published.title, "paper": published.dimension, "resolution": list(picture.shape),
-        "converged": converged, "seconds": seconds,
+        "title": published.title, "description": published.description, "paper": published.dimension,
+        "resolution": list(picture.shape), "converged": float(picture.converged.mean()), "seconds": seconds,
         "network_steps_per_second": count * picture.experiment.steps / seconds,
         "frames": len(frames), "frames_with_edge": median.used, "zoom_seconds": zoomed,
         "widest": max(frames.windows[0].size), "narrowest": min(frames.windows[-1].size),
@@ -101,8 +106,8 @@ def page(found: dict[str, dict[str, Any]]) -> str:
         "# The boundary of neural network trainability, trained anew", "",
         "Dimension: the paper's estimator (median of local slopes of box counts over all keyframes), its bootstrap "
         "95 % interval over keyframes, and the mean least-squares slope. Each keyframe was trained, none cropped.", "",
-        "| experiment | dimension | 95 % | least squares | paper | keyframes | decades | converged | picture, s |",
-        "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
+        "| experiment | dimension | 95 % | least squares | paper | keyframes | decades | converged | points | seconds |",
+        "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
     ]  # fmt: skip
     for told in found.values():
         value, low, high, _ = told["dimension"]
@@ -110,16 +115,32 @@ def page(found: dict[str, dict[str, Any]]) -> str:
             f"| {told['title']} | {value:.2f} | {low:.2f} to {high:.2f} | {told['least_squares'][0]:.2f} ± "
             f"{told['least_squares'][3]:.2f} | {told['paper']:.2f} | {told['frames_with_edge']} of {told['frames']} | "
             f"{told['widest']:.2g} to {told['narrowest']:.1g} | {100 * told['converged']:.1f} % | "
-            f"{told['seconds']:.1f} |"
+            f"{told['resolution'][0]} x {told['resolution'][1]} | {told['seconds']:.2f} s |"
         )
     for name, told in found.items():
         height, width = told["resolution"]
         lines += [
-            "", f"## {told['title']}", "", f"{DESCRIPTIONS[name].capitalize()}. {height} x {width} networks in "
-            f"{told['seconds']:.1f} s, {told['network_steps_per_second'] / 1e6:.1f} M network-steps/s with their "
+            "", f"## {told['title']}", "", f"{told['description'].capitalize()}. {height} x {width} networks in "
+            f"{told['seconds']:.2f} s, {told['network_steps_per_second'] / 1e6:.1f} M network-steps/s with their "
             f"files.", "", f"![{told['title']}]({name}/picture.png)", "", f"![its dimension]({name}/dimension.png)",
         ]  # fmt: skip
     return "\n".join(lines) + "\n"
+
+
+def save_sheet(scans: dict[str, Scan], path: Path) -> None:
+    """Three pictures to a row, each under its title; the nearest point of each pixel."""
+    from matplotlib.figure import Figure
+
+    rows = -(-len(scans) // 3)
+    figure = Figure((12.0, 4.3 * rows), dpi=100)
+    for place, (name, found) in enumerate(scans.items()):
+        axes = figure.add_axes(((place % 3 + 0.03) / 3, 1 - (place // 3 + 0.97) / rows, 0.94 / 3, 0.88 / rows))
+        axes.imshow(plain(found.measure), interpolation="nearest")
+        axes.set_title(find_published(name).title, loc="left", fontsize=11, fontweight="bold")
+        axes.set_axis_off()
+    whole = path.with_name(f".{path.name}.tmp")
+    figure.savefig(whole, format="png", metadata={"Software": None})
+    os.replace(whole, path)
 
 
 def write(path: Path, text: str) -> None:
@@ -138,11 +159,17 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--device", default="auto")
     parser.add_argument("--precision", default="float64", choices=("float64", "float32"))
     parser.add_argument("--deepest", type=float, default=1e-11, help="decades of the innermost keyframe, at least")
+    parser.add_argument("--pictures", action="store_true", help="only the published windows, and a sheet of them")
     parser.add_argument("--video", action="store_true", help="write zoom.mp4 too")
     parser.add_argument("--quiet", action="store_true", help="no progress bars")
     asked = parser.parse_args(arguments)
     for name in asked.names:
         find_published(name)
+    if asked.pictures:
+        scans = {name: train_window(name, asked.output_dir / name, asked)[0] for name in asked.names}
+        save_sheet(scans, asked.output_dir / "sheet.png")
+        print(asked.output_dir / "sheet.png")
+        return
     for name in asked.names:
         told = reproduce(name, asked.output_dir / name, asked)
         write(asked.output_dir / name / "result.json", json.dumps(told, indent=1))
