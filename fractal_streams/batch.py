@@ -20,7 +20,8 @@ class Batch:
     images: (B, 3, H, W), or (B, H, W, 3) if channels last; (B, T, 3, H, W) of clips. uint8 levels in
         [0, 255] or normalised floats; bfloat16 stands as its uint16 bits in NumPy.
     labels: (B,) int64, the class.
-    latents: name to (B,) float32 ((B, T) of clips), every parameter that was drawn.
+    latents: name to (B, ...), every parameter that was drawn: (B,) float32 ((B, T) of clips) where the stream does
+        not say otherwise.
     """
 
     index: Any
@@ -79,3 +80,17 @@ def as_array(tensor: Any) -> npt.NDArray[Any]:
 
         return np.asarray(host.view(torch.int16).numpy().view(np.uint16))
     return np.asarray(host.numpy())
+
+
+def as_type(values: Any, name: str) -> Any:
+    """An array or tensor as another type of number, by its name; itself if it is of that type.
+
+    Example:
+        >>> as_type(np.arange(2, dtype=np.int32), "float64")
+        array([0., 1.])
+    """
+    if isinstance(values, np.ndarray):
+        return values.astype(name, copy=False)
+    import torch
+
+    return values.to(getattr(torch, name))

@@ -15,7 +15,7 @@ import numpy as np
 
 from fractal_streams import rng
 from fractal_streams.backend import backend_of
-from fractal_streams.batch import Batch
+from fractal_streams.batch import Batch, as_array, as_type
 from fractal_streams.device import refuse_worker
 from fractal_streams.errors import InvalidValueError
 from fractal_streams.rng import Int64, checked_indices
@@ -44,8 +44,8 @@ class Mixture(Stream):
             the classes of the components before it; "component", which component, 0 and up. None
             means "own" if all have as many classes, else "offset".
 
-    Latents are those of all components, NaN where a sample's component has no such parameter; their names
-    are found by rendering sample 0 of each component.
+    Latents are those of all components, NaN where a sample's component has no such parameter, and so floats there
+    if they are whole numbers; their names are found by rendering sample 0 of each component.
 
     Raises:
         InvalidValueError: names the component or weight, and the rule that it breaks.
@@ -87,7 +87,7 @@ class Mixture(Stream):
         self.mixture_depth: int = 1 + max(getattr(stream, "mixture_depth", 0) for stream in self.streams)
         self._key = rng.key("component", f"mixture@{MIXTURE_VERSION}", self.split, self.seed, self.mixture_depth)
         self._cumulative = np.cumsum(np.array(self.weights, np.int64))
-        self._latents = self._latent_shapes()
+        self._latents = self._latent_forms()
         self.backend = backend_of(self.device)
 
     def digest(self) -> str:
@@ -145,10 +145,10 @@ class Mixture(Stream):
         if self.label_rule == "component":
             labels = labels * 0 + component
         count, latents = len(indices), []
-        for name, shape in self._latents.items():
+        for name, (shape, dtype) in self._latents.items():
             missing = name not in batch.latents
             blank = self.backend.full(count * math.prod(shape), math.nan) if missing else batch.latents[name]
-            latents.append(blank.reshape(count, *shape))
+            latents.append(as_type(blank, dtype).reshape(count, *shape))
         return batch.index, batch.images, labels, *latents
 
     def _shared(self, name: str) -> Any:
@@ -173,9 +173,12 @@ class Mixture(Stream):
             )
         return labels
 
-    def _latent_shapes(self) -> dict[str, tuple[int, ...]]:
-        """Every latent's name and shape, a sample's; refuses images or latents of different shapes."""
+    def _latent_forms(self) -> dict[str, tuple[tuple[int, ...], str]]:
+        """Every latent's name, a sample's shape, and the type of number that holds the values of every component, and
+        NaN where one has none, whichever samples are asked for together; refuses images or latents of different shapes.
+        """
         latents: dict[str, tuple[int, ...]] = {}
+        types: dict[str, list[Any]] = {}
         images = None
         for place, stream in enumerate(self.streams):
             batch = stream.generate(range(1))
@@ -188,12 +191,15 @@ class Mixture(Stream):
                 )
             for name, values in batch.latents.items():
                 found = tuple(values.shape[1:])
+                types.setdefault(name, []).append(as_array(values[:0]).dtype)
                 if latents.setdefault(name, found) != found:
                     raise InvalidValueError(
                         f"the streams of a mixture need latents of one shape: {name!r} of streams[{place}] has "
                         f"{found}, before it {latents[name]}"
                     )
-        return latents
+        for held in types.values():
+            held += [np.float32] * (len(held) < len(self.streams))
+        return {name: (shape, np.result_type(*types[name]).name) for name, shape in latents.items()}
 
 
 def whole_weights(weights: Sequence[float], count: int) -> tuple[int, ...]:

@@ -169,6 +169,29 @@ def test_latents_of_clips_are_filled_in_their_own_shape() -> None:
         Mixture([parts[0], Plain(1)])
 
 
+def test_a_latents_type_depends_on_the_components_and_not_on_the_samples_asked_for() -> None:
+    class Whole(Plain):
+        def generate(self, indices: Any) -> Batch:
+            batch = super().generate(indices)
+            far = batch.index + 2**40
+            return Batch(batch.index, batch.images, batch.labels, {"far": far, "depth": np.int32(far % 7)})
+
+    mixed = Mixture([Whole(0), Plain(1), Whole(2)])
+    drawn = mixed.components(range(40))
+    batch = mixed.generate(range(40))
+    assert {name: values.dtype.name for name, values in batch.latents.items()} == {
+        "far": "float64", "depth": "float64", "x": "float32",
+    }  # fmt: skip
+    for index in range(40):
+        for name, values in mixed.generate([index]).latents.items():
+            assert values.dtype == batch.latents[name].dtype
+            assert np.array_equal(values[0], batch.latents[name][index], equal_nan=True)
+    assert (batch.latents["far"][drawn != 1] == np.arange(40)[drawn != 1] + 2**40).all()
+    assert mixed.generate([]).latents["far"].dtype == "float64"
+    alike = Mixture([Whole(0), Whole(1)]).generate(range(4)).latents
+    assert (alike["far"].dtype, alike["depth"].dtype) == ("int64", "int32")
+
+
 def test_a_mixture_inside_a_mixture_is_drawn_independently() -> None:
     inner = Mixture([Plain(0), Plain(1)])
     outer = Mixture([inner, Plain(2)])
