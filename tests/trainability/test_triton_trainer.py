@@ -218,7 +218,7 @@ def test_published_shares(name: str, size: int, share: float, tolerance: float) 
 def test_a_run_does_not_depend_on_the_others(name: str, precision: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     published = PUBLISHED[name]
     experiment = published.experiment.replace(steps=500)
-    points = published.window.scaled(2.0**12).grid(48).points()
+    points = published.window.scaled(4.0 / min(published.window.size)).grid(48).points()
     trainer = TritonTrainer("cuda", precision)
     whole = trainer.train(experiment, points)
     assert 0.02 < whole.converged.mean() < 0.98
