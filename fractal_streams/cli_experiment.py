@@ -239,7 +239,8 @@ def of_file(path: Path) -> tuple[Experiment, Window | None]:
         raise InvalidValueError(f"{path} is no JSON: {error}") from None
     if not isinstance(facts, dict) or "experiment" not in facts:
         return Experiment.from_json(text), None
-    window = facts.get("window") or (facts.get("windows") or [None])[-1]
+    listed = facts.get("windows")
+    window = facts.get("window") or (listed[-1] if isinstance(listed, list) and listed else None)
     experiment = Experiment.from_json(json.dumps(facts["experiment"]))
     return experiment, None if window is None else Window.from_dict(window)
 

@@ -93,7 +93,9 @@ def scan(
         scan_each(activations, chosen, area, training_of(training), extent, output_dir or Path("outputs/images"), plain)
         return
     asked = asked_for(source, chosen)
-    folder = folder or (out.with_suffix("") if out else Path(f"{asked.name}-{'overview' if area else 'scan'}"))
+    folder = folder or (
+        out.with_suffix("") if out else Path(f"{asked.name}-{'overview' if area.keys() == {'overview'} else 'scan'}")
+    )
     files = folder, check_ending(out or beside(folder, ".png"), ".png")
     extent = parsed_extent(resolution, 512, "--resolution")
     scanned(asked, window_of(asked, area), extent, training_of(training), files, plain, inset)
@@ -109,11 +111,13 @@ def scanned(
     inset: Path | None = None,
 ) -> Any:
     """A scan into a folder, with its picture and a few lines on both; the scan."""
-    from fractal_streams.trainability.picture import save_picture, save_plain
+    from fractal_streams.trainability.picture import checked_place, save_picture, save_plain
     from fractal_streams.trainability.scan import open_scan, scan as train
 
     folder, picture = files
     wider = open_scan(inset) if inset else None
+    if wider is not None:
+        checked_place(window, wider.window)
     before, start = set(parts_of(folder)), time.perf_counter()
     with warned():
         made = train(asked.experiment, window, resolution=extent, folder=folder, progress=True, **training)

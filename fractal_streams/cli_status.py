@@ -88,7 +88,7 @@ def read_status(path: Path) -> Status:
         )
     try:
         facts: dict[str, Any] = json.loads(sidecar.read_text())
-        labels = np.load(path, allow_pickle=False)
+        labels = np.lib.format.read_array(io.BytesIO(path.read_bytes()), allow_pickle=False)
     except FileNotFoundError:
         raise InvalidValueError(
             f"{path} has no {sidecar.name} beside it that says what was trained, so its windows can't be trained "
@@ -104,6 +104,8 @@ def read_status(path: Path) -> Status:
         window, shape = Window.from_dict(facts["window"]), tuple(facts["resolution"])
     except KeyError as error:
         raise InvalidValueError(f"{sidecar} says nothing of {error}") from None
+    except TypeError as error:
+        raise InvalidValueError(f"{sidecar} is damaged: {error}") from None
     if labels.dtype != np.uint8 or labels.T.shape != shape:
         raise InvalidValueError(
             f"{path} holds {labels.dtype} of the shape {labels.shape}, its {sidecar.name} is of uint8 {shape[::-1]}"

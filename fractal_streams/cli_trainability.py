@@ -85,7 +85,9 @@ def video(
     if images_dir is None and (place / "zoom.json").exists():
         check_film(path, 30.0 if fps is None else fps)
         between = 45 if frames_between is None else frames_between
-        show_film(place, path, 30.0 if fps is None else fps, between, parsed_extent(size, 0, "--size") or None)
+        show_film(
+            place, path, 30.0 if fps is None else fps, between, parsed_extent(size, 0, "--size") if size else None
+        )
         return
     if frames_between is not None or size:
         raise InvalidValueError(f"--frames-between and --size need a zoom's arrays, {place} is read as pictures")

@@ -118,6 +118,10 @@ def test_a_picture_with_axes_marks_where_the_preset_lies(monkeypatch: pytest.Mon
     ]
     assert drawn[0]["overview"] is None and drawn[1]["overview"].window == OVERVIEW
     assert drawn[1]["path"] == Path("single-scan.png")
+    assert "outside the picture" in refused(*common, "--inset", "single-overview", "--x", "1e8:1e9", "--folder", "far")
+    assert not Path("far").exists()  # told before anything is trained
+    run("scan", *OPTIONS, "--resolution", "4", "--x", "1:10")
+    assert drawn[-1]["path"] == Path("tanh-scan.png")  # one side of a window is no overview
 
 
 def test_a_refined_scan_says_its_error() -> None:
@@ -351,6 +355,7 @@ def test_values_of_activations_and_underscores() -> None:
         (("video", "."), "no pictures zoom_*.png"),
         (("video", ".", "--out", "a.avi"), ".mp4 or .gif"),
         (("video", ".", "--size", "32"), "is read as pictures"),
+        (("video", ".", "--size", "0"), "is read as pictures"),
     ],
 )
 def test_refusals(arguments: tuple[str, ...], message: str, folder: Path) -> None:
@@ -364,15 +369,19 @@ def test_a_status_array_without_what_says_of_what(folder: Path) -> None:
     assert "has no a.json beside it" in refused(*zoomed)
     assert "leave EXPERIMENT out" in refused(*made_status(folder, (4, 4)), "tanh")
     assert "uint8 (4, 5)" in refused(*made_status(folder, (5, 4)))
+    assert "a.json is damaged" in refused(*made_status(folder, 4))
     (folder / "a.json").write_text("{}")
     assert "version None" in refused(*zoomed)
+    for damaged in (b"", b"PK\3\4xxxx", Path("a.npy").read_bytes()[:-1]):
+        Path("a.npy").write_bytes(damaged)
+        assert "is damaged" in refused(*made_status(folder, (4, 4)))
 
 
-def made_status(folder: Path, resolution: tuple[int, int]) -> tuple[str, ...]:
+def made_status(folder: Path, resolution: Any) -> tuple[str, ...]:
     """The command line of a zoom of a 4 x 4 array whose sidecar tells of another resolution."""
     facts = {
         "status_version": 1, "experiment": json.loads(SMALL.to_json()), "window": OVERVIEW.to_dict(),
-        "resolution": list(resolution),
+        "resolution": resolution,
     }  # fmt: skip
     (folder / "a.json").write_text(json.dumps(facts))
     return ("zoom", "--status_npy", "a.npy", "--center_lr0", "1", "--center_lr1", "2")

@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fractal_streams import rng
-from fractal_streams.errors import InvalidValueError, missing_extra
+from fractal_streams.errors import InvalidValueError
 from fractal_streams.spec import whole
 from fractal_streams.trainability.boxes import (
     EdgeMap,
@@ -264,14 +264,9 @@ def frames_of(folder: str | Path) -> Iterator[Float64]:
 
 def signs_of(picture: str | Path) -> Float64:
     """(H, W) -1, 0 (unknown) or 1, row 0 the lowest, of a picture that `save_plain` wrote."""
-    try:
-        from PIL import Image
-    except ImportError:
-        raise missing_extra("pillow", "cli") from None
-    from fractal_streams.trainability.picture import SPECTRAL, UNKNOWN
+    from fractal_streams.trainability.picture import SPECTRAL, UNKNOWN, read_pixels
 
-    with Image.open(picture) as opened:
-        pixels = np.asarray(opened.convert("RGB"), np.int64)
+    pixels = read_pixels(picture).astype(np.int64)
     signs = np.full(2**24, np.nan, np.float32)
     for half, sign in ((SPECTRAL[:128], 1.0), (SPECTRAL[128:], -1.0), (np.array([UNKNOWN]), 0.0)):
         signs[half.astype(np.int64) @ (65536, 256, 1)] = sign

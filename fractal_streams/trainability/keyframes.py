@@ -56,8 +56,8 @@ class Keyframes:
         self.training = dict(training)
         device, mode = self.training.pop("device", "auto"), self.training.pop("mode", "exact")
         precision, trainer = self.training.pop("precision", "float64"), self.training.pop("trainer", None)
-        shard = self.training.get("shard") or Shard.detect()
-        self.trainer = trainer or open_trainer(device_of(device, shard), precision, mode)
+        self.shard = self.training.get("shard") or Shard.detect()
+        self.trainer = trainer or open_trainer(device_of(device, self.shard), precision, mode)
         self.mode = getattr(self.trainer, "mode", mode)
         self.course = course
         self.shape = grid_of(Window.of_experiment(experiment), resolution).shape
@@ -91,7 +91,7 @@ class Keyframes:
             self._write()
             return []
         there = read_zoom(self.folder)
-        windows = [Window.from_dict(values) for values in there.pop("windows", [])]
+        windows = windows_of(there.pop("windows", []), self.folder)
         was, now = flat(there), flat(json.loads(text_of(self.facts())))
         changed = [
             f"{name} is {was.get(name)!r} there, {now.get(name)!r} here"
@@ -130,7 +130,8 @@ class Keyframes:
             save_plain(self.measure(level), picture_file(self.folder, level))
         if level >= len(self.windows):
             self.windows.append(window)
-            self._write()
+            if self.shard.rank == 0 and len(read_zoom(self.folder).get("windows", ())) < len(self.windows):
+                self._write()  # another process that lags behind takes no level out of the list
         if self.shown is not None:
             self.shown.update(1)
         return True
@@ -177,6 +178,13 @@ class Keyframes:
         self.bars = True
         with tqdm(total=levels, desc="zoom", unit=" keyframes", dynamic_ncols=True) as self.shown:
             yield
+
+
+def windows_of(values: Any, folder: Path) -> list[Window]:
+    """The windows that a zoom's sidecar lists."""
+    if not isinstance(values, list):
+        raise InvalidValueError(f"{folder / SIDECAR} is damaged (windows is {values!r}): give another folder")
+    return [Window.from_dict(each) for each in values]
 
 
 def read_zoom(folder: Path) -> Facts:

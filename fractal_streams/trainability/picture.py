@@ -26,8 +26,12 @@ ANCHORS = "9e0142 d53e4f f46d43 fdae61 fee08b ffffbf e6f598 abdda4 66c2a5 3288bd
 INK, FAINT = "#202024", "#787880"
 SIDE, LEFT, RIGHT, BELOW, TITLE, ABOVE = 5.0, 0.85, 0.3, 1.25, 0.42, 0.12
 """Inches: the picture's width, and what lies around it."""
+TALLEST = 4.0
+"""Height over width from which a picture is drawn narrower, lest it grow without end."""
 INSET = 1.6
 """Width of the overview, inches."""
+TITLE_LETTERS = 60
+"""Letters of a title that fit over a picture; longer ones are set smaller."""
 LEAST_PIXELS = 750
 """Across a picture: less is enlarged by a whole factor."""
 DECADES_OF_POWERS = 2.0
@@ -102,6 +106,25 @@ def save_plain(measure: npt.ArrayLike, path: str | Path, reference: npt.ArrayLik
     put(Path(path), lambda file: picture.save(file, format="PNG"))
 
 
+def read_pixels(path: str | Path) -> UInt8:
+    """(H, W, 3) uint8: the pixels of a picture file, its top row first.
+
+    Raises:
+        InvalidValueError: damaged, or no picture. MissingExtraError: pillow is not installed.
+    """
+    try:
+        from PIL import Image
+    except ImportError:
+        raise missing_extra("pillow", "cli") from None
+    try:
+        with Image.open(path) as picture:
+            return np.asarray(picture.convert("RGB"))
+    except FileNotFoundError:
+        raise
+    except (OSError, SyntaxError) as error:
+        raise InvalidValueError(f"{str(path)!r} is no picture that can be read ({error}): make it again") from None
+
+
 def check_png(path: Any) -> None:
     """An `InvalidValueError` for a file that isn't named as a PNG."""
     if Path(path).suffix.lower() != ".png":
@@ -133,15 +156,22 @@ def save_picture(
     check_png(path)
     pixels = plain(scan.measure)
     height, width = pixels.shape[:2]
-    factor = max(1, -(-LEAST_PIXELS // width))
-    tall = SIDE * height / width
+    side = SIDE * min(1.0, TALLEST * width / height)
+    factor, tall = math.ceil(LEAST_PIXELS * side / SIDE / width), side * height / width
     above = TITLE if title else ABOVE
     size = (LEFT + SIDE + RIGHT + (INSET + 0.75 if overview is not None else 0.0), BELOW + tall + above)
-    figure = Figure(size, dpi=width * factor / SIDE, facecolor="white")
-    axes = figure.add_axes((LEFT / size[0], BELOW / size[1], SIDE / size[0], tall / size[1]))
+    figure = Figure(size, dpi=width * factor / side, facecolor="white")
+    axes = figure.add_axes((LEFT / size[0], BELOW / size[1], side / size[0], tall / size[1]))
     draw(axes, pixels, scan.window, scan.experiment)
     if title:
-        axes.set_title(title, loc="left", fontsize=10, fontweight="bold", color=INK, pad=6)
+        axes.set_title(
+            title,
+            loc="left",
+            fontsize=min(10.0, 10.0 * TITLE_LETTERS / len(title)),
+            fontweight="bold",
+            color=INK,
+            pad=6,
+        )
     if mark is not None:
         draw_mark(axes, checked_place(mark, scan.window), (height, width))
     _legend(figure.add_axes((LEFT / size[0], 0.34 / size[1], SIDE / size[0], 0.13 / size[1])))

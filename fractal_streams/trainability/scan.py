@@ -94,9 +94,9 @@ class FolderScan(Scan):
     @classmethod
     def of(cls, plan: Plan, folder: Folder) -> FolderScan:
         """The scan of a folder in which all tiles are there."""
-        made = object.__new__(cls)
+        made, kept = object.__new__(cls), Folder(folder.path.absolute())  # found from other working directories too
         told = {name: getattr(plan, name) for name in ("experiment", "window", "grid", "precision", "mode")}
-        for name, value in {**told, "evaluated": None, "refined": None, "_plan": plan, "_folder": folder}.items():
+        for name, value in {**told, "evaluated": None, "refined": None, "_plan": plan, "_folder": kept}.items():
             object.__setattr__(made, name, value)
         return made
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import math
 import os
 import secrets
+import struct
 from collections.abc import Iterable, Iterator
 from importlib.util import find_spec
 from itertools import pairwise
@@ -18,7 +20,7 @@ from fractal_streams.errors import InvalidValueError, missing_extra
 from fractal_streams.spec import whole
 from fractal_streams.trainability.experiment import Float64, number
 from fractal_streams.trainability.nested import between, place_of
-from fractal_streams.trainability.picture import SPECTRAL, UInt8, colours
+from fractal_streams.trainability.picture import SPECTRAL, UInt8, colours, read_pixels
 from fractal_streams.trainability.ranks import RankTable
 from fractal_streams.trainability.window import Window
 from fractal_streams.trainability.zoom import Zoom, open_zoom
@@ -90,12 +92,7 @@ def stitch_zoom_to_video(
     if len(sizes) > 1:
         told = ", ".join(f"{name} has {width} x {height}" for (width, height), name in sizes.items())
         raise InvalidValueError(f"the pictures in {str(image_dir)!r} differ in size: {told} pixels; make them again")
-
-    def pixels(file: Path) -> UInt8:
-        with Image.open(file) as picture:
-            return np.asarray(picture.convert("RGB"))
-
-    return write_video(map(pixels, files), Path(output_video), fps, len(files), progress)
+    return write_video(map(read_pixels, files), Path(output_video), fps, len(files), progress)
 
 
 def frame_count(zoom: Zoom, frames_between: int) -> int:
@@ -292,6 +289,21 @@ def _write_mp4(path: Path, frames: Iterable[UInt8], fps: float, total: int) -> N
         for picture in frames:
             height, width = picture.shape[:2]
             writer.append_data(np.pad(picture, [(0, height % 2), (0, width % 2), (0, 0)], mode="edge"))
+    if not whole_mp4(path):  # nobody else asks how ffmpeg ended
+        raise OSError(errno.EIO, "ffmpeg could not write the whole video: is there space on the disk?", str(path))
+
+
+def whole_mp4(path: Path) -> bool:
+    """Whether a file is a row of MP4's boxes that ends where the file ends, the index `moov` among them."""
+    names, end = [], path.stat().st_size
+    with path.open("rb") as file:
+        place = 0
+        while place + 8 <= end:
+            file.seek(place)
+            size, name, large = struct.unpack(">I4sQ", file.read(16).ljust(16, b"\0"))
+            names.append(name)
+            place += max(8, large if size == 1 else size)
+    return place == end and b"moov" in names
 
 
 def _write_gif(path: Path, frames: Iterable[UInt8], fps: float, total: int) -> None:

@@ -12,7 +12,7 @@ from fractal_streams.errors import InvalidValueError, VersionError
 from fractal_streams.spec import one_of, whole
 from fractal_streams.trainability.centre import choose_centre, nearest_centre
 from fractal_streams.trainability.experiment import Experiment, Float64, number
-from fractal_streams.trainability.keyframes import Keyframes, Limit, level_folder, picture_file, read_zoom
+from fractal_streams.trainability.keyframes import Keyframes, Limit, level_folder, picture_file, read_zoom, windows_of
 from fractal_streams.trainability.scan import Scan, open_scan
 from fractal_streams.trainability.window import Window, pair
 
@@ -165,7 +165,7 @@ def zoom(
         for level, window in enumerate(asked):
             if not frames.make(level, window):
                 break
-    return opened(frames.finished(), len(asked))
+    return made_of(frames, len(asked))
 
 
 def zoom_in(
@@ -218,7 +218,7 @@ def zoom_in(
                 window = frames.windows[level]
             if not frames.make(level, window):
                 break
-    return opened(frames.finished(), levels)
+    return made_of(frames, levels)
 
 
 def next_window(window: Window, place: tuple[float, float], factor: float) -> Window:
@@ -240,21 +240,22 @@ def open_zoom(folder: str | Path) -> Zoom:
         >>> open_zoom(made.folder).windows == made.windows
         True
     """
-    return opened(Path(folder))
-
-
-def opened(folder: Path, levels: int | None = None) -> Zoom:
-    """The first levels of the zoom of a folder."""
-    facts = read_zoom(folder)
+    there = Path(folder)
+    facts = read_zoom(there)
     try:
         experiment = Experiment.from_json(json.dumps(facts["experiment"]))
-        windows = tuple(Window.from_dict(values) for values in facts["windows"][:levels])
-        height, width = facts["resolution"]
+        windows = tuple(windows_of(facts["windows"], there))
+        height, width = (int(count) for count in facts["resolution"])
+    except VersionError:
+        raise
     except (KeyError, TypeError, ValueError) as error:
-        if isinstance(error, VersionError):
-            raise
-        raise InvalidValueError(f"{folder} holds no zoom that can be read: {error}") from None
-    return Zoom(folder, experiment, windows, (int(height), int(width)))
+        raise InvalidValueError(f"{there} holds no zoom that can be read: {error}") from None
+    return Zoom(there, experiment, windows, (height, width))
+
+
+def made_of(frames: Keyframes, levels: int) -> Zoom:
+    """The first levels of what was made; not read from the folder, whose list another rank may still write."""
+    return Zoom(frames.finished(), frames.experiment, tuple(frames.windows[:levels]), frames.shape)
 
 
 def checked_factor(factor: float) -> float:

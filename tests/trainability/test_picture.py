@@ -145,6 +145,18 @@ def test_a_picture_with_axes_draws_every_point_as_a_square(tmp_path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["a.png"]
 
 
+@pytest.mark.parametrize(("height", "width"), [(1024, 2), (2, 1024)])
+def test_the_thinnest_pictures_stay_small_enough_to_draw(height: int, width: int, tmp_path) -> None:
+    """Five inches across and no end to their height, they would need gigabytes."""
+    pytest.importorskip("matplotlib")
+    scan = scan_of(height, width)
+    save_picture(scan, tmp_path / "a.png", title="a title")
+    page = drawn(tmp_path / "a.png")
+    assert page.shape[0] * page.shape[1] < 2**24 and page.shape[0] > height
+    shown = {tuple(colour) for colour in page.reshape(-1, 3).tolist()}
+    assert {tuple(colour) for colour in picture.plain(scan.measure)[1:-1].reshape(-1, 3).tolist()} <= shown
+
+
 def test_a_mark_is_drawn_where_the_window_lies(tmp_path) -> None:
     pytest.importorskip("matplotlib")
     scan = scan_of(30, 30)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import importlib
 import json
@@ -139,6 +140,9 @@ def test_arrays_of_a_folder_are_read_when_asked_for(whole: dict[bool, Any]) -> N
     opened = open_scan(whole[False].folder)
     assert not set(COLUMNS) & set(vars(opened)) and "measure" not in repr(opened)
     assert opened.final_loss is opened.final_loss and set(COLUMNS) & set(vars(opened)) == {"final_loss"}
+    with contextlib.chdir(whole[False].folder.parent):
+        relative = open_scan(whole[False].folder.name)
+    assert same(relative, opened)  # read from another working directory than it was opened from
     turned = replace(opened, measure=-opened.measure)
     assert type(opened) is not Scan and (turned.measure == -opened.measure).all()
     with pytest.raises(AttributeError, match="nonsense"):

@@ -13,9 +13,10 @@ from boundary_trainer import BoundaryTrainer, jagged
 from PIL import Image
 
 from fractal_streams.errors import InvalidValueError, MissingExtraError
+from fractal_streams.trainability import video
 from fractal_streams.trainability.experiment import Experiment
 from fractal_streams.trainability.nested import between, place_of
-from fractal_streams.trainability.picture import SPECTRAL, colours, plain, restretch
+from fractal_streams.trainability.picture import SPECTRAL, colours, plain, restretch, save_plain
 from fractal_streams.trainability.video import (
     RankedKeyframes,
     blended,
@@ -165,6 +166,22 @@ def test_an_mp4_has_every_frame_and_an_even_size(tmp_path) -> None:
     assert sorted(file.name for file in tmp_path.iterdir()) == ["z", "zoom.mp4"]
 
 
+def test_an_mp4_that_ffmpeg_could_not_finish_is_an_error(tmp_path, monkeypatch) -> None:
+    """On a full disk ffmpeg stops, and imageio says nothing of it."""
+    pytest.importorskip("imageio_ffmpeg")
+    made = concentric(tmp_path, levels=2)
+    path = save_video(made, tmp_path / "a.mp4", frames_between=2)
+    data = path.read_bytes()
+    assert video.whole_mp4(path)
+    for count in (0, 4, 40, len(data) // 2, len(data) - 1):
+        (tmp_path / "cut.mp4").write_bytes(data[:count])
+        assert not video.whole_mp4(tmp_path / "cut.mp4")
+    monkeypatch.setattr(video, "whole_mp4", lambda path: False)
+    with pytest.raises(OSError, match="is there space on the disk"):
+        save_video(made, path, frames_between=2)
+    assert path.read_bytes() == data and not list(tmp_path.glob(".*"))
+
+
 def test_stitching_takes_the_pictures_in_order(tmp_path) -> None:
     made = inwards(tmp_path / "z", levels=4)
     path = stitch_zoom_to_video(tmp_path / "z", tmp_path / "out.gif", fps=10)
@@ -190,7 +207,12 @@ def test_stitching_says_what_is_wrong(tmp_path) -> None:
     Image.new("RGB", (6, 4)).save(tmp_path / "zoom_001.png")
     with pytest.raises(InvalidValueError, match=r"zoom_000\.png has 4 x 4, zoom_001\.png has 6 x 4"):
         stitch_zoom_to_video(tmp_path, tmp_path / "a.mp4")
-    assert not (tmp_path / "a.mp4").exists()
+    for level in range(2):
+        save_plain(np.random.default_rng(level).normal(size=(40, 40)), tmp_path / f"zoom_00{level}.png")
+    (tmp_path / "zoom_001.png").write_bytes((tmp_path / "zoom_001.png").read_bytes()[:600])
+    with pytest.raises(InvalidValueError, match=r"zoom_001\.png' is no picture that can be read"):
+        stitch_zoom_to_video(tmp_path, tmp_path / "a.gif")
+    assert [path.name for path in tmp_path.iterdir() if path.suffix != ".png"] == []
 
 
 def test_bad_values_and_missing_packages_leave_nothing(tmp_path, monkeypatch) -> None:

@@ -6,6 +6,7 @@ import json
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from PIL import Image
 from fractal_streams.errors import InvalidValueError, VersionError
 from fractal_streams.shard import Shard
 from fractal_streams.trainability.experiment import Experiment
+from fractal_streams.trainability.keyframes import Keyframes
 from fractal_streams.trainability.nested import place_of
 from fractal_streams.trainability.picture import plain
 from fractal_streams.trainability.presets import OVERVIEW, PUBLISHED
@@ -117,6 +119,26 @@ def test_two_ranks_make_the_zoom_of_one(tmp_path) -> None:
     assert [trainer.trained for trainer in trainers] == [3 * 128, 3 * 128]
 
 
+@pytest.mark.parametrize("shard", [Shard(), Shard(1, 2)], ids=["process", "rank"])
+def test_who_lags_behind_takes_no_level_out_of_the_list(shard: Shard, tmp_path, monkeypatch) -> None:
+    """One that looked into the folder when no level was there, and comes to its levels when all are finished."""
+    deep = inwards(tmp_path, BoundaryTrainer(jagged), levels=5)
+    listed = contents(tmp_path)
+    seen: list[int] = []
+    monkeypatch.setattr(Keyframes, "_found", lambda self: [])
+    monkeypatch.setattr(BoundaryTrainer, "train", lambda *_: pytest.fail("all is there"))
+    make = Keyframes.make
+
+    def watched(self: Keyframes, level: int, window: Window) -> bool:
+        made = make(self, level, window)
+        seen.append(len(open_zoom(tmp_path)))
+        return made
+
+    monkeypatch.setattr(Keyframes, "make", watched)
+    assert inwards(tmp_path, BoundaryTrainer(jagged), levels=3, shard=shard).windows == deep.windows[:3]
+    assert seen == [5, 5, 5] and contents(tmp_path) == listed
+
+
 def test_a_zoom_goes_deeper_and_mends_a_lost_picture(tmp_path) -> None:
     deep = contents(inwards(tmp_path / "deep", BoundaryTrainer(jagged), levels=5).folder)
     inwards(tmp_path / "z", BoundaryTrainer(jagged), levels=2)
@@ -151,6 +173,16 @@ def test_another_zoom_in_the_folder_is_refused(tmp_path) -> None:
         (tmp_path / "zoom.json").write_text(text)
         with pytest.raises(error):
             open_zoom(tmp_path)
+
+
+@pytest.mark.parametrize(("name", "value"), [("windows", 5), ("windows", ["a"]), ("resolution", ["a", 3])])
+def test_a_sidecar_that_makes_no_sense_is_refused(name: str, value: Any, tmp_path) -> None:
+    inwards(tmp_path, BoundaryTrainer(wavy), levels=1)
+    facts = json.loads((tmp_path / "zoom.json").read_text())
+    (tmp_path / "zoom.json").write_text(json.dumps({**facts, name: value}))
+    for call in (lambda: open_zoom(tmp_path), lambda: inwards(tmp_path, BoundaryTrainer(wavy), levels=1)):
+        with pytest.raises(InvalidValueError):
+            call()
 
 
 @pytest.mark.parametrize("formula", [wavy, jagged], ids=["smooth", "rough"])
