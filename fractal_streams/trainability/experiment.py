@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields, replace
 from numbers import Real
 from typing import Any, Literal
@@ -40,6 +40,28 @@ LINEAR_AXES = ("momentum", "beta2")
 """Axes in their own units; coordinates of all others are log10 of the value."""
 AXES = ("lr", *HYPERPARAMETERS)
 """What an axis may be: "lr" sets the rate of every layer."""
+
+
+class Hyperparameters(Mapping[str, float]):
+    """Values of hyperparameters by name: a mapping that can't change, and so can be hashed."""
+
+    def __init__(self, values: Mapping[str, float] | None = None) -> None:
+        self._values = dict(sorted((values or {}).items()))
+
+    def __getitem__(self, name: str) -> float:
+        return self._values[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._values)
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+    def __hash__(self) -> int:
+        return hash(tuple(self._values.items()))
+
+    def __repr__(self) -> str:
+        return repr(self._values)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,7 +112,7 @@ class Experiment:
     optimiser: str = "gradient_descent"
     steps: int = 500
     axes: tuple[str, str] = ("lr0", "lr1")
-    hyperparameters: Mapping[str, float] = field(default_factory=dict)
+    hyperparameters: Mapping[str, float] = field(default_factory=Hyperparameters)
     offset_mode: Literal["init", "every_step"] = "init"
     alpha0: float | None = None
     alpha1: float | None = None
@@ -105,7 +127,7 @@ class Experiment:
         one_of(self.optimiser, "optimiser", OPTIMISERS)
         one_of(self.offset_mode, "offset_mode", ("init", "every_step"))
         one_of(self.inputs, "inputs", ("native", "published"))
-        if self.width not in WIDTHS:
+        if not isinstance(self.width, Real) or self.width not in WIDTHS:
             raise InvalidValueError(f"width must be one of {', '.join(map(str, WIDTHS))} units, got {self.width!r}")
         if not isinstance(self.replacement, bool):
             raise InvalidValueError(f"replacement must be True or False, got {self.replacement!r}")
@@ -151,7 +173,7 @@ class Experiment:
             if name in ("momentum", "beta2") and not 0.0 <= values.get(name, 0.0) < 1.0:
                 raise InvalidValueError(f"{name} must lie in [0, 1), got {values[name]:g}")
         object.__setattr__(self, "axes", given)
-        object.__setattr__(self, "hyperparameters", dict(sorted(values.items())))
+        object.__setattr__(self, "hyperparameters", Hyperparameters(values))
 
     def _check_used(self, name: str) -> None:
         """Refuse a hyperparameter that changes nothing."""
@@ -162,9 +184,6 @@ class Experiment:
             )
         if name == "lr2" and self.depth < 3:
             raise InvalidValueError(f"'lr2' is the rate of a third layer, and depth is {self.depth}: give depth=3")
-
-    def __hash__(self) -> int:
-        return hash(self.to_json())
 
     @property
     def parameters(self) -> int:
@@ -199,7 +218,10 @@ class Experiment:
         Raises:
             InvalidValueError: not (N, 2), or a value that isn't finite.
         """
-        values = np.asarray(points, np.float64)
+        try:
+            values = np.asarray(points, np.float64)
+        except (TypeError, ValueError):
+            raise InvalidValueError(f"points must be numbers in the shape (N, 2), got {points!r:.80}") from None
         if values.ndim != 2 or values.shape[1] != 2:
             raise InvalidValueError(f"points must have the shape (N, 2), got {values.shape}")
         if not np.isfinite(values).all():
@@ -216,6 +238,7 @@ class Experiment:
     def to_json(self) -> str:
         """The experiment as canonical JSON: equal experiments give equal text."""
         values = {item.name: getattr(self, item.name) for item in fields(self)}
+        values["hyperparameters"] = dict(self.hyperparameters)
         return json.dumps({"experiment_version": EXPERIMENT_VERSION, **values}, sort_keys=True)
 
     @classmethod
@@ -255,7 +278,17 @@ class Experiment:
 
 def number(value: object, name: str, low: float, high: float, *, above: bool = False) -> float:
     """The value as a float if it lies in [low, high] ((low, high] if `above`), else an `InvalidValueError`."""
-    real = isinstance(value, Real) and not isinstance(value, bool)
-    if not real or not (low < float(value) if above else low <= float(value)) or not float(value) <= high:  # type: ignore[arg-type]
+    real = as_float(value)
+    if not (low < real if above else low <= real) or not real <= high:
         raise InvalidValueError(f"{name} must lie in {'(' if above else '['}{low:g}, {high:g}], got {value!r}")
-    return float(value)  # type: ignore[arg-type]
+    return real + 0.0  # of -0.0 it is 0.0, so that equal values are equal text
+
+
+def as_float(value: object) -> float:
+    """The value as a float: NaN of what is no real number, infinity of a whole number that is too large."""
+    if not isinstance(value, Real) or isinstance(value, bool):
+        return math.nan
+    try:
+        return float(value)
+    except OverflowError:
+        return math.inf

@@ -383,12 +383,13 @@ def read_out(losses, steps, ends, at, measures, diverged, final, kept):
         place = at // 8 + half
         first = load(losses, half)
         first = where_less(first, np.inf, first, CAP)
+        lost = where_less(CAP, first, np.inf, filled(losses, CAP))
         total = inverse = filled(losses, 0.0)
         blown = filled(losses, np.float64(steps))
         end = 0
         for t in range(steps):
             raw = load(losses, t * HALVES + half)
-            quotient = where_less(raw, np.inf, raw, CAP) / first
+            quotient = where_less(raw, np.inf, raw, lost) / first
             off = where_less(quotient, CAP, where_less(raw, np.inf, 0.0, 1.0), 1.0)
             quotient = where_less(quotient, CAP, quotient, CAP)
             now = where_less(0.0, off, filled(losses, np.float64(t)), blown)

@@ -35,6 +35,10 @@ class Readout:
     def checked(self, experiment: Experiment) -> Readout:
         """This, or an `InvalidValueError` if the experiment has too few steps for it."""
         whole(self.losses, "losses", 0, experiment.steps, "steps")
+        if not isinstance(self.checkpoints, tuple | list):
+            raise InvalidValueError(f"checkpoints must be a tuple of steps, got {self.checkpoints!r}")
+        if not isinstance(self.probe, bool):
+            raise InvalidValueError(f"probe must be True or False, got {self.probe!r}")
         for before, count in zip((0, *self.checkpoints), self.checkpoints, strict=False):
             if whole(count, "a checkpoint", 1, experiment.steps, "steps") <= before:
                 raise InvalidValueError(f"checkpoints must increase, got {self.checkpoints}")
@@ -95,11 +99,11 @@ def capped(losses: npt.ArrayLike) -> Float64:
     """(T, N) losses over the first, as the measure takes them.
 
     What isn't finite counts as 1e6 before the division, and no quotient as more than 1e6 (Sohl-Dickstein 2024,
-    his notebook).
+    his notebook). Of a first loss above 1e6, what isn't finite is a quotient of 1e6: a lost run has not converged.
     """
     raw = np.asarray(losses, np.float64)
-    finite = np.where(np.isfinite(raw), raw, CAP)
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+        finite = np.where(np.isfinite(raw), raw, np.where(np.isfinite(raw[:1]) & (raw[:1] > CAP), np.inf, CAP))
         return np.where((quotient := finite / finite[:1]) < CAP, quotient, CAP)
 
 

@@ -179,7 +179,7 @@ def parted(x, precision: tl.constexpr):
 @triton.jit
 def account(loss, step, steps, ends, first, diverged, final, tail, total, inverse):
     """One loss, (B, 1) float64, taken into the sums of the measure, (B, K), of runs that end at `ends`, (1, K)."""
-    finite = tl.where(loss < INFINITY, loss, CAP)
+    finite = tl.where(loss < INFINITY, loss, tl.where(first > CAP, INFINITY, CAP))
     first = tl.where(step == 0, finite, first)
     quotient = finite / first
     quotient = tl.where(quotient < CAP, quotient, CAP)

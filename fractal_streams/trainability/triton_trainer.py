@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from functools import lru_cache
 from typing import Any
 
@@ -62,7 +63,7 @@ class TritonTrainer:
         diverged_at = torch.empty(count, dtype=torch.int32, device=device)
         final_loss = torch.empty(count, dtype=torch.float64, device=device)
         losses = torch.empty((count, asked.losses), dtype=torch.float64, device=device)
-        probed = torch.empty(count if asked.probe else 0, dtype=torch.float64, device=device)
+        probed = torch.full((count if asked.probe else 0,), math.nan, dtype=torch.float64, device=device)
         if count:
             told = torch.from_numpy(np.ascontiguousarray(table)).to(device)
             stops = torch.tensor(ends, dtype=torch.int32, device=device)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import warnings
 from dataclasses import asdict, dataclass, replace
-from numbers import Real
 from typing import Any, Literal
 
 import numpy as np
@@ -13,7 +12,7 @@ import numpy.typing as npt
 
 from fractal_streams.errors import InvalidValueError
 from fractal_streams.spec import one_of, whole
-from fractal_streams.trainability.experiment import LINEAR_AXES, Experiment, Float64
+from fractal_streams.trainability.experiment import LINEAR_AXES, Experiment, Float64, as_float
 
 MAX_RESOLUTION = 8192
 NARROWEST = {"float64": 1e-12, "float32": 9.0 / 2**10, "tf32x3": 9.0 / 2**10, "tf32": 9.0 / 2**4}
@@ -52,10 +51,7 @@ class Window:
     def __post_init__(self) -> None:
         for name in ("centre", "size", "offset"):
             object.__setattr__(self, name, pair(getattr(self, name), name))
-        plain = tuple(self.linear) if isinstance(self.linear, tuple | list) else ()
-        if len(plain) != 2 or not all(isinstance(each, bool | np.bool) for each in plain):
-            raise InvalidValueError(f"linear must be True or False for each of two axes, got {self.linear!r}")
-        object.__setattr__(self, "linear", (bool(plain[0]), bool(plain[1])))
+        object.__setattr__(self, "linear", switches(self.linear))
         if not min(self.size) > 0.0:
             raise InvalidValueError(f"size must be above 0 decades, got {self.size}")
         for value, offset, size, linear in zip(self.centre, self.offset, self.size, self.linear, strict=True):
@@ -73,13 +69,14 @@ class Window:
     ) -> Window:
         """The window between two values of each axis, lowest first."""
         centre, size = [], []
+        linear = switches(linear)
         for (low, high), name, plain in zip((pair(x, "x"), pair(y, "y")), "xy", linear, strict=True):
             if not low < high or not (plain or low > 0.0):
                 raise InvalidValueError(
                     f"{name} must be two rising values{'' if plain else ' above 0'}, got {low}, {high}"
                 )
             centre.append((low + high) / 2 if plain else math.sqrt(low) * math.sqrt(high))
-            size.append(high - low if plain else math.log1p((high - low) / low) / LN_10)
+            size.append(high - low if plain else decades(low, high))
         return cls(centre=(centre[0], centre[1]), size=(size[0], size[1]), linear=linear)
 
     @classmethod
@@ -89,6 +86,8 @@ class Window:
         for (low, high), name in zip(ends, "xy", strict=True):
             if not low < high:
                 raise InvalidValueError(f"{name} must be two rising exponents of ten, got {low}, {high}")
+            if max(-low, high) > 300.0:
+                raise InvalidValueError(f"{name} reaches from 1e-300 to 1e300 at most, got the exponents {low}, {high}")
         middle, size = [(low + high) / 2 for low, high in ends], [high - low for low, high in ends]
         return cls(centre=(10.0 ** middle[0], 10.0 ** middle[1]), size=(size[0], size[1]))
 
@@ -236,10 +235,23 @@ def check_precision(window: Window, grid: Grid, precision: str, on_limit: OnLimi
 def pair(value: Any, name: str) -> tuple[float, float]:
     """The value as two finite floats, else an `InvalidValueError`."""
     try:
-        numbers = tuple(value)
+        numbers = tuple(map(as_float, value))
     except TypeError:
         numbers = ()
-    real = all(isinstance(each, Real) and not isinstance(each, bool) and math.isfinite(each) for each in numbers)
-    if len(numbers) != 2 or not real:
+    if len(numbers) != 2 or not all(map(math.isfinite, numbers)):
         raise InvalidValueError(f"{name} must be two finite numbers, got {value!r}")
-    return float(numbers[0]), float(numbers[1])
+    return numbers[0], numbers[1]
+
+
+def decades(low: float, high: float) -> float:
+    """log10(high / low), to the last digits of near values too."""
+    grown = (high - low) / low
+    return math.log1p(grown) / LN_10 if grown < math.inf else math.log10(high) - math.log10(low)
+
+
+def switches(value: Any) -> tuple[bool, bool]:
+    """Whether each axis is linear, else an `InvalidValueError`."""
+    plain = tuple(value) if isinstance(value, tuple | list) else ()
+    if len(plain) != 2 or not all(isinstance(each, bool | np.bool) for each in plain):
+        raise InvalidValueError(f"linear must be True or False for each of two axes, got {value!r}")
+    return bool(plain[0]), bool(plain[1])

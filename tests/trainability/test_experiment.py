@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 import json
 import math
+import pickle
 from typing import Any
 
 import numpy as np
@@ -32,6 +34,8 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"data_seed": 2**64}, "data_seed must"),
     ({"order_seed": 0.5}, "order_seed must"),
     ({"alpha0": math.inf}, r"alpha0 must lie in \[-1e\+06, 1e\+06\], got inf"),
+    ({"alpha0": 10**400}, "alpha0 must lie in .*got 1000"),
+    ({"width": np.arange(2)}, "width must be one of .*got array"),
     ({"alpha1": "1"}, "alpha1 must lie in .*got '1'"),
     ({"batch_size": 0}, "batch_size must .*got 0"),
     ({"batch_size": 273, "replacement": False}, "batch_size must .*272.*got 273"),
@@ -90,10 +94,32 @@ def test_json_gives_the_same_experiment(experiment: Experiment) -> None:
 
 
 def test_equal_experiments_are_equal_as_text() -> None:
-    one = Experiment(axes=["lr0", "lr1"], hyperparameters={"scale": 2, "offset": 1}, width=np.int64(16), alpha0=1)  # type: ignore[arg-type]
+    numbers: dict[str, Any] = {"scale": 2, "offset": np.float32(1)}
+    one = Experiment(axes=["lr0", "lr1"], hyperparameters=numbers, width=np.int64(16), alpha0=1)  # type: ignore[arg-type]
     other = Experiment(axes=("lr0", "lr1"), hyperparameters={"offset": 1.0, "scale": 2.0}, width=16, alpha0=1.0)
     assert one.to_json() == other.to_json() and one == other and len({one, other}) == 1
     assert type(one.width) is int and type(one.alpha0) is float
+
+
+@pytest.mark.parametrize("setting", [{"alpha0": -0.0}, {"hyperparameters": {"offset": -0.0}}])
+def test_minus_zero_is_zero(setting: dict[str, Any]) -> None:
+    """They are equal, so their text and hash must be, and all that is kept by either."""
+    other = Experiment(**{name: 0.0 if name == "alpha0" else {"offset": 0.0} for name in setting})
+    one = Experiment(**setting)
+    assert (one, hash(one), one.digest()) == (other, hash(other), other.digest())
+
+
+def test_hyperparameters_stay_as_they_were_given() -> None:
+    """An experiment is a key of caches: what it was made of may change, it may not."""
+    given = {"scale": 2.0}
+    experiment = Experiment(hyperparameters=given)
+    given["scale"] = 3.0
+    with pytest.raises(TypeError):
+        experiment.hyperparameters["scale"] = 3.0  # type: ignore[index]
+    assert dict(experiment.hyperparameters) == {"scale": 2.0} == experiment.hyperparameters
+    again = pickle.loads(pickle.dumps(experiment))
+    assert (again, hash(again), again.to_json()) == (experiment, hash(experiment), experiment.to_json())
+    assert copy.deepcopy(experiment) == experiment and repr(experiment.hyperparameters) == "{'scale': 2.0}"
 
 
 def test_every_field_is_in_the_digest() -> None:
@@ -165,7 +191,13 @@ def test_hyperparameters_fill_the_rows_that_no_axis_sets() -> None:
 
 @pytest.mark.parametrize(
     "points, told",
-    [([1.0, 2.0], r"shape \(N, 2\), got \(2,\)"), ([[1.0]], r"got \(1, 1\)"), ([[math.inf, 1.0]], "must be finite")],
+    [
+        ([1.0, 2.0], r"shape \(N, 2\), got \(2,\)"),
+        ([[1.0]], r"got \(1, 1\)"),
+        ([[math.inf, 1.0]], "must be finite"),
+        ([["a", "b"]], r"numbers in the shape \(N, 2\), got \[\['a'"),
+        ([[1.0, 2.0], [3.0]], "must be numbers"),
+    ],
 )
 def test_points_that_are_refused(points: Any, told: str) -> None:
     with pytest.raises(InvalidValueError, match=told):

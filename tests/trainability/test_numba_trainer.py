@@ -299,7 +299,7 @@ def test_another_kind_of_network_is_another_module_and_the_same_kind_the_same() 
 
 def test_the_module_s_name_follows_all_that_is_compiled_into_it(fresh_cache: Path) -> None:
     """Numba finds compiled code by the module's file, which is named by its text."""
-    made = generated.__wrapped__("relu", 8, 2, "gradient_descent", False, "rows", "float64")
+    made = generated.__wrapped__("gelu", 64, 3, "adam", True, "rows", "float32")  # which no other test has loaded
     text = Path(made.__file__).read_text()
     assert Path(made.__file__).parent == fresh_cache
     for name in ("numba_kernel", "numba_primitives"):

@@ -147,6 +147,8 @@ def test_outcomes_are_cut_and_joined() -> None:
     [
         ({"losses": -1}, "losses must"),
         ({"losses": 51}, "losses must .*50"),
+        ({"checkpoints": 5}, "checkpoints must be a tuple of steps, got 5"),
+        ({"probe": "no"}, "probe must be True or False, got 'no'"),
         ({"checkpoints": (0,)}, "a checkpoint must .*1.*50.*got 0"),
         ({"checkpoints": (51,)}, "a checkpoint must"),
         ({"checkpoints": (5, 5)}, r"checkpoints must increase, got \(5, 5\)"),

@@ -178,6 +178,25 @@ def test_what_is_no_window_is_refused(settings: dict[str, object], words: str) -
         Window(**settings)  # type: ignore[arg-type]
 
 
+def test_ends_that_are_no_window_are_refused() -> None:
+    for ends, words in (
+        ({"x": (400, 500), "y": (0, 1)}, "x reaches from 1e-300 to 1e300 at most, got the exponents 400.0, 500.0"),
+        ({"x": (0, 1), "y": (-301, 0)}, "y reaches from"),
+    ):
+        with pytest.raises(InvalidValueError, match=words):
+            Window.of_exponents(**ends)
+    with pytest.raises(InvalidValueError, match="x must be two finite numbers"):
+        Window.of_values(x=(1, 10**400), y=(1, 2))
+    for linear in (True, (True,)):
+        with pytest.raises(InvalidValueError, match="linear must be True or False for each"):
+            Window.of_values(x=(1, 2), y=(1, 2), linear=linear)  # type: ignore[arg-type]
+
+
+def test_ends_whose_quotient_is_no_float_are_a_window() -> None:
+    found = Window.of_values(x=(1e-200, 1e200), y=(1.0, 10.0))
+    assert found.centre[0] == pytest.approx(1.0, rel=1e-14) and found.size == pytest.approx((400.0, 1.0), rel=1e-14)
+
+
 def test_the_widest_windows_have_finite_points() -> None:
     for value in (1e-290, 1.0, 1e290):
         grid = Window(centre=(value, 1.0), size=(19.9, 600.0)).grid(7)
