@@ -60,6 +60,7 @@ def load_dataset(
     streaming: bool = True,
     format: Literal["image", "tensor"] = "image",
     batch_size: int | None = None,
+    latents: bool = False,
     seed: int | None = None,
     start: int = 0,
     length: int | Mapping[str, int] | None = None,
@@ -81,19 +82,18 @@ def load_dataset(
         format: "image" gives samples with the columns "image" (`Image()`; a list of them for a clip),
             "label" (`ClassLabel`) and "index", as a stored dataset does. "tensor" gives batches {"images":
             (B, 3, H, W), "labels": (B,), "index": (B,)} of torch tensors, for `DataLoader(batch_size=None)`.
-        batch_size: samples of a batch of format="tensor"; None is 256.
+        batch_size: samples of a batch of format="tensor"; None is 256. drop_last_batch: leave out one not full.
+        latents: also a column for each of a batch's latents, numbers or nested lists; NaN where a sample has none.
         start: samples that all ranks together consumed so far: where to go on in any layout; see `position`.
         length: samples of the dataset, or a number for each split by name; None is endless.
         device: "auto", "cpu", "cuda" or "cuda:N"; None is "auto". A stream on a GPU is read with 0 workers.
-        drop_last_batch: of format="tensor", leave out a last batch that is not full.
         shard: rank and world size of this reader, in place of `datasets.distributed.split_dataset_by_node`.
         num_shards: parts that ranks and workers divide; a world that does not divide it renders all on each.
         cache_dir, num_proc: of a finite dataset, where it is written and by how many processes.
         seed, settings: further settings of `open_stream` (height, width, num_classes, dtype, ...).
 
     Raises:
-        UnknownNameError: no such preset, formula or setting.
-        InvalidValueError: a value out of its range, an endless dataset with streaming=False, ...
+        UnknownNameError, InvalidValueError: no such name, a value out of its range, nothing that can be stored, ...
         MissingExtraError: `datasets` is missing, or a version that this does not support.
 
     Example:
@@ -104,15 +104,14 @@ def load_dataset(
     """
     asked = {
         "source": source, "seed": seed, "start": start, "length": length, "format": format, "batch_size": batch_size,
-        "drop_last_batch": drop_last_batch, "device": device, "shard": shard, "num_shards": num_shards,
+        "drop_last_batch": drop_last_batch, "latents": latents, "device": device, "shard": shard,
+        "num_shards": num_shards, "settings": settings,
     }  # fmt: skip
     split = str(split) if isinstance(split, NamedSplit) else split
-    if not streaming:
-        return stored_dataset({**asked, "settings": settings}, split, cache_dir, num_proc)
     for name, value in (("cache_dir", cache_dir), ("num_proc", num_proc)):
-        if value is not None:
+        if streaming and value is not None:
             raise InvalidValueError(f"{name}={value!r} belongs to streaming=False: nothing is stored here")
-    return streamed_dataset({**asked, "settings": settings}, split)
+    return streamed_dataset(asked, split) if streaming else stored_dataset(asked, split, cache_dir, num_proc)
 
 
 def stored_dataset(asked: dict[str, Any], split: str | None, cache_dir: str | None, num_proc: int | None) -> Any:

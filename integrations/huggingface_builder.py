@@ -59,6 +59,7 @@ class FractalConfig(BuilderConfig):  # type: ignore[misc]
     format: str = "image"
     batch_size: int | None = None
     drop_last_batch: bool = False
+    latents: bool = False
     device: str | None = None
     shard: Shard | None = None
     num_shards: int = NUM_SHARDS
@@ -105,7 +106,8 @@ class FractalConfig(BuilderConfig):  # type: ignore[misc]
         one_of(self.format, "format", FORMATS)
         if self.shard is not None and not isinstance(self.shard, Shard):
             raise InvalidValueError(f"shard must be a Shard(rank, world_size) or None, got {self.shard!r}")
-        given = {"start": self.start, "length": self.samples(split), "num_shards": self.num_shards}
+        given: dict[str, Any] = {"start": self.start, "length": self.samples(split), "num_shards": self.num_shards}
+        given["latents"] = bool(self.latents)
         if self.format == "image":
             if self.batch_size is not None or self.drop_last_batch:
                 raise InvalidValueError(
@@ -125,7 +127,7 @@ class FractalConfig(BuilderConfig):  # type: ignore[misc]
         if custom_features is not None:
             raise InvalidValueError("features follow from the stream: load without features= and cast the dataset")
         drawn = [[split, self.stream(split).digest(), self.samples(split)] for split in self.known_splits]
-        said = json.dumps([__version__, self.start, self.format, self.batch_size, drawn])
+        said = json.dumps([__version__, self.start, self.format, self.batch_size, bool(self.latents), drawn])
         return f"{self.name}-{hashlib.blake2s(said.encode(), digest_size=8).hexdigest()}"
 
 
@@ -181,7 +183,9 @@ class FractalBuilder(ArrowBasedBuilder):  # type: ignore[misc]
             splits = SplitDict(dataset_name=self.dataset_name)
             for split, length in lengths.items():
                 splits.add(SplitInfo(split, num_examples=max(0, (length or 0) - self.config.start)))
-        return DatasetInfo(description=said, license="mit", features=row_features(stream), splits=splits)
+        return DatasetInfo(
+            description=said, license="mit", features=row_features(stream, self.config.latents), splits=splits
+        )
 
     def _split_generators(self, dl_manager: Any) -> list[SplitGenerator]:
         return [
@@ -198,7 +202,8 @@ class FractalBuilder(ArrowBasedBuilder):  # type: ignore[misc]
     def _generate_tables(self, split: str, blocks: list[tuple[int, int]]) -> Iterator[tuple[Any, Any]]:
         stream = self.config.stream(split)
         for first, last in blocks:
-            for done, table in RowSource(stream, start=first, length=last, num_shards=1).iter_arrow():
+            source = RowSource(stream, latents=self.config.latents, start=first, length=last, num_shards=1)
+            for done, table in source.iter_arrow():
                 yield f"{first}-{done}", table
 
     def _as_streaming_dataset_single(self, splits_generator: Any, *_: Any, **__: Any) -> Any:

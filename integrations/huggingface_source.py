@@ -13,7 +13,13 @@ from typing import Any
 
 from fractal_streams.integrations.containers.pictures import bmp_bytes
 from fractal_streams.integrations.containers.samples import block_rows, class_names, is_clips
-from fractal_streams.integrations.containers.tables import arrow_schema, record_batch
+from fractal_streams.integrations.containers.tables import (
+    COLUMNS,
+    arrow_schema,
+    latent_columns,
+    latent_features,
+    record_batch,
+)
 
 from fractal_streams.batch import Batch, as_tensor
 from fractal_streams.errors import InvalidValueError, MissingExtraError, missing_extra
@@ -156,11 +162,12 @@ class Source(_BaseExamplesIterable):  # type: ignore[misc]
 
 
 class BatchSource(Source):
-    """Batches {"images", "labels", "index"} of torch tensors, handed on by reference."""
+    """Batches {"images", "labels", "index"}, and latents by name, of torch tensors, handed on by reference."""
 
-    def __init__(self, stream: Stream, **settings: Any) -> None:
+    def __init__(self, stream: Stream, *, latents: bool = False, **settings: Any) -> None:
         super().__init__(stream, **settings)
-        self._features = batch_features(stream, self.unit)
+        self._latents = tuple(latent_features(stream)) if latents else ()
+        self._features = batch_features(stream, self.unit, latents)
 
     @property
     def features(self) -> Any:
@@ -175,12 +182,14 @@ class BatchSource(Source):
         batches = self._ahead(done) if self.stream.device.startswith("cuda") else self._here(done)
         for done, batch in enumerate(batches, done + 1):  # noqa: B020
             self._note(done)
-            yield done, {"images": batch.images, "labels": batch.labels, "index": batch.index}
+            drawn = {name: batch.latents[name] for name in self._latents}
+            yield done, {"images": batch.images, "labels": batch.labels, "index": batch.index, **drawn}
 
     def _here(self, done: int) -> Iterator[Batch]:
         for unit in self.units[done:]:
             batch = self.stream.generate(WHOLE.interval(unit, self.unit, self.start, self.stop))
-            yield Batch(as_tensor(batch.index), as_tensor(batch.images), as_tensor(batch.labels), {})
+            drawn = {name: as_tensor(batch.latents[name]) for name in self._latents}
+            yield Batch(as_tensor(batch.index), as_tensor(batch.images), as_tensor(batch.labels), drawn)
 
     def _ahead(self, done: int) -> Iterator[Batch]:
         """The same batches from a GPU, which renders many of them ahead on a CUDA stream of its own."""
@@ -195,12 +204,12 @@ class BatchSource(Source):
 
 
 class RowSource(Source):
-    """Samples with the columns "image", "label" and "index"."""
+    """Samples with the columns "image", "label" and "index", and latents by name."""
 
-    def __init__(self, stream: Stream, **settings: Any) -> None:
+    def __init__(self, stream: Stream, *, latents: bool = False, **settings: Any) -> None:
         super().__init__(stream, unit=1, **settings)
-        self._schema = arrow_schema(stream, image="bmp")
-        self._features = row_features(stream)
+        self._schema = arrow_schema(stream, image="bmp", latents=latents)
+        self._features = row_features(stream, latents)
         self._block = block_rows(stream, BLOCK_BYTES, BLOCK)
 
     @property
@@ -217,10 +226,11 @@ class RowSource(Source):
         while units := self.units[done : done + number]:
             number = min(self._block, 2 * number)
             batch = self._batch(units).numpy()
-            rows = zip(pictures_of(batch.images), batch.labels.tolist(), batch.index.tolist(), strict=True)
-            for done, (picture, label, index) in enumerate(rows, done + 1):  # noqa: B020
+            drawn = (batch.latents[name].tolist() for name in self._schema.names[len(COLUMNS) :])
+            rows = zip(pictures_of(batch.images), batch.labels.tolist(), batch.index.tolist(), *drawn, strict=True)
+            for done, row in enumerate(rows, done + 1):  # noqa: B020
                 self._note(done)
-                yield index, {"image": picture, "label": label, "index": index}
+                yield row[2], dict(zip(self._schema.names, row, strict=True))
 
     def row_bytes(self) -> int:
         """Bytes of a row as Arrow."""
@@ -235,20 +245,27 @@ class RowSource(Source):
             yield done, table
 
 
-def batch_features(stream: Stream, batch_size: int) -> Features | None:
+def batch_features(stream: Stream, batch_size: int, latents: bool = False) -> Features | None:
     """The features of batches; None of a dtype that Arrow has not."""
     if stream.pixels.dtype == "bfloat16":
         return None
     shape = stream.generate(range(0)).images.shape[1:]
     array = getattr(datasets, f"Array{1 + len(shape)}D")(shape=(batch_size, *shape), dtype=stream.pixels.dtype)
     labels = datasets.List(label_feature(stream))
-    return Features({"images": array, "labels": labels, "index": datasets.List(Value("int64"))})
+    drawn = {name: datasets.List(each) for name, each in drawn_features(stream, latents).items()}
+    return Features({"images": array, "labels": labels, "index": datasets.List(Value("int64")), **drawn})
 
 
-def row_features(stream: Stream) -> Features:
+def row_features(stream: Stream, latents: bool = False) -> Features:
     """The features of rows: a clip is a list of images, so that its pixels stay bytes in every format."""
     image = datasets.List(Image()) if is_clips(stream) else Image()
-    return Features({"image": image, "label": label_feature(stream), "index": Value("int64")})
+    drawn = drawn_features(stream, latents)
+    return Features({"image": image, "label": label_feature(stream), "index": Value("int64"), **drawn})
+
+
+def drawn_features(stream: Stream, latents: bool) -> Features:
+    """The features of a row's latents, if they are asked for."""
+    return Features.from_dict(latent_features(stream) if latents else {})
 
 
 def label_feature(stream: Stream) -> Any:
@@ -266,7 +283,8 @@ def rows_table(stream: Stream, batch: Batch, schema: pa.Schema) -> pa.Table:
     paths = pa.nulls(count * frames, pa.string())
     pictures = pa.StructArray.from_arrays([files, paths], names=["bytes", "path"])
     clips = pa.ListArray.from_arrays(pa.array(range(0, (count + 1) * frames, frames), pa.int32()), pictures)
-    return pa.table({"image": clips, "label": pa.array(host.labels), "index": pa.array(host.index)})
+    columns = [clips, pa.array(host.labels), pa.array(host.index), *latent_columns(host, schema)]
+    return pa.table(dict(zip(schema.names, columns, strict=True)))
 
 
 def pictures_of(images: Any) -> Iterator[Any]:

@@ -21,7 +21,7 @@ from fractal_streams.integrations.containers.samples import (
     sample_rows,
 )
 
-from fractal_streams.errors import missing_extra
+from fractal_streams.errors import InvalidValueError, missing_extra
 from fractal_streams.stream import Stream
 
 try:
@@ -34,6 +34,8 @@ FEATURES = b"huggingface"
 NAME, CONTENT = "ARROW:extension:name", "ARROW:extension:metadata"
 EXTENSIONS = "datasets.features.features"
 """A field of nested lists says of which extension type it is: to `datasets` an array, to others still lists."""
+COLUMNS = ("image", "label", "index")
+"""The columns of every table; those of latents follow."""
 FORM = b"fractal_streams.image"
 """The key of a schema's metadata that says in which form pictures are written."""
 FILES = {"bmp": bmp_array, "png": png_array}
@@ -43,16 +45,17 @@ ROW_GROUP_BYTES, ROW_GROUP = 2**25, 1000
 """Of a Parquet file's row groups, the most bytes of pixels and the most rows."""
 
 
-def arrow_schema(stream: Stream, *, image: str = "bmp") -> pa.Schema:
+def arrow_schema(stream: Stream, *, image: str = "bmp", latents: bool = False) -> pa.Schema:
     """Columns "image", "label" and "index" of a stream, with the features of `datasets` as metadata.
 
     Args:
         stream: of uint8 pictures or clips.
         image: "bmp" or "png" (not compressed) makes an `Image()` column, struct{bytes, path}; "npy" makes
             nested lists of uint8, `Array3D` to `datasets`. Clips are `Array4D` whatever this says.
+        latents: a column for each latent too, behind those three, see `latent_features`.
 
     Raises:
-        InvalidValueError: an unknown form, or a stream whose dtype is not uint8.
+        InvalidValueError: an unknown form, a stream whose dtype is not uint8, or a latent named as a column.
 
     Example:
         >>> from fractal_streams import open_stream
@@ -77,9 +80,40 @@ def arrow_schema(stream: Stream, *, image: str = "bmp") -> pa.Schema:
         column, feature = pa.struct([("bytes", pa.binary()), ("path", pa.string())]), {"_type": "Image"}
         extension = {}
     features = {"image": feature, "label": label, "index": {"dtype": "int64", "_type": "Value"}}
-    metadata = {FEATURES: json.dumps({"info": {"features": features}}).encode(), FORM: form.encode()}
+    drawn = latent_features(stream) if latents else {}
+    metadata = {FEATURES: json.dumps({"info": {"features": {**features, **drawn}}}).encode(), FORM: form.encode()}
     image_field = pa.field("image", column, metadata=extension or None)
-    return pa.schema([image_field, ("label", pa.int64()), ("index", pa.int64())], metadata)
+    further = [(name, _arrow_type(feature)) for name, feature in drawn.items()]
+    return pa.schema([image_field, ("label", pa.int64()), ("index", pa.int64()), *further], metadata)
+
+
+def latent_features(stream: Stream) -> dict[str, Any]:
+    """The features of `datasets` of each latent of a stream, as its JSON has them: numbers, or nested lists of them.
+
+    Raises:
+        InvalidValueError: a latent has the name of another column.
+
+    Example:
+        >>> from fractal_streams import open_stream
+        >>> latent_features(open_stream("fractal-10", device="cpu"))["alpha"]
+        {'dtype': 'float32', '_type': 'Value'}
+    """
+    found = {}
+    for name, values in stream.generate(range(0)).numpy().latents.items():
+        if name in COLUMNS:
+            raise InvalidValueError(f"latents: {name!r} of this stream has the name of a column: leave latents out")
+        feature: dict[str, Any] = {"dtype": values.dtype.name, "_type": "Value"}
+        for _ in values.shape[1:]:
+            feature = {"feature": feature, "_type": "List"}
+        found[name] = feature
+    return found
+
+
+def latent_columns(batch: Any, schema: pa.Schema) -> list[pa.Array]:
+    """The latents of a batch that a schema has columns for, in its order; NaN stays NaN."""
+    latents, names = batch.numpy().latents, schema.names[len(COLUMNS) :]
+    held = [np.ascontiguousarray(latents[name]) for name in names]
+    return [_nested(values) if values.ndim > 1 else pa.array(values) for values in held]
 
 
 def record_batch(stream: Stream, batch: Any, schema: pa.Schema, *, compress: bool = False) -> pa.RecordBatch:
@@ -105,7 +139,7 @@ def record_batch(stream: Stream, batch: Any, schema: pa.Schema, *, compress: boo
         )
         paths = pa.array([f"{sample_key(number)}.{form}" for number in index.tolist()], pa.string())
         image = pa.StructArray.from_arrays([files, paths], fields=list(schema.field("image").type))
-    columns = [image, pa.array(host.labels, pa.int64()), pa.array(index, pa.int64())]
+    columns = [image, pa.array(host.labels, pa.int64()), pa.array(index, pa.int64()), *latent_columns(host, schema)]
     return pa.RecordBatch.from_arrays(columns, schema=schema)
 
 
@@ -170,6 +204,13 @@ def jsonl_bytes(stream: Stream, batch: Any, *, images: Sequence[str] | None = No
     if images is not None:
         rows = [{"image": place, **row} for place, row in zip(images, rows, strict=True)]
     return b"".join(json.dumps(row, allow_nan=False).encode() + b"\n" for row in rows)
+
+
+def _arrow_type(feature: dict[str, Any]) -> pa.DataType:
+    """The type of a column of a feature of `latent_features`."""
+    if "feature" in feature:
+        return pa.list_(_arrow_type(feature["feature"]))
+    return pa.from_numpy_dtype(np.dtype(feature["dtype"]))
 
 
 def _binary(files: Any) -> pa.Array:

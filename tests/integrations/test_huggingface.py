@@ -6,6 +6,7 @@ import io
 import itertools
 import json
 from collections import Counter
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -79,6 +80,37 @@ def test_a_mixture_is_read_like_any_stream() -> None:
     assert row["label"] == mixture.labels([9])[0]
     assert np.array_equal(np.asarray(row["image"]).transpose(2, 0, 1), mixture[9].image)
     assert load_dataset(mixture).features["label"].names == ["stream 0", "stream 1"]
+
+
+@pytest.mark.parametrize("name, shape", [("fractal-families", ()), ("fractal-video", (3,))])
+def test_latents_are_columns_where_they_are_asked_for(name: str, shape: tuple[int, ...], tmp_path: Any) -> None:
+    stream = open_stream(name, device="cpu", height=8, width=8, **({"frames": 3} if shape else {}))
+    latents = stream.generate(range(6)).latents
+    asked: dict[str, Any] = {"latents": True, "length": 6}
+    streamed = load_dataset(stream, **asked)
+    tables = list(streamed.with_format("arrow"))
+    stored = load_dataset(stream, streaming=False, cache_dir=str(tmp_path), **asked)
+    assert stored.features == streamed.features and list(streamed.features) == ["image", "label", "index", *latents]
+    assert list(load_dataset(stream).features) == ["image", "label", "index"]
+    (batch,) = load_dataset(stream, format="tensor", **asked)
+    for column, values in latents.items():
+        assert values.shape == (6, *shape)
+        in_tables = [value for table in tables for value in table[column].to_pylist()]
+        for found in (in_tables, [row[column] for row in streamed], stored[column][:], batch[column].numpy()):
+            assert np.array_equal(np.asarray(found, np.float32), values, equal_nan=True)
+    assert len(load_dataset(stream, streaming=False, cache_dir=str(tmp_path), length=6).column_names) == 3
+
+
+def test_a_latent_with_the_name_of_a_column_is_refused() -> None:
+    class Named(Counted):
+        def generate(self, indices: Any) -> Any:
+            batch = super().generate(indices)
+            return replace(batch, latents={"label": batch.labels})
+
+    for settings in FORMATS.values():
+        assert first(load_dataset(Named(), **settings), 1)[0] == 0
+        with pytest.raises(InvalidValueError, match="'label'"):
+            load_dataset(Named(), latents=True, **settings)
 
 
 @per_format

@@ -91,7 +91,7 @@ def test_hugging_face_goes_on_where_it_stood(name: str, form: Any, truth: dict[s
     settings = {"format": "tensor", "batch_size": 4} if form == "tensor" else {}
 
     def opened() -> Any:
-        return load_dataset(STREAMS[name], length=COUNT, **settings)
+        return load_dataset(STREAMS[name], length=COUNT, latents=True, **settings)
 
     dataset, found = opened(), []
     for item in itertools.islice(dataset, 3):
@@ -110,6 +110,9 @@ def test_hugging_face_goes_on_where_it_stood(name: str, form: Any, truth: dict[s
     assert list(index) == list(range(COUNT))
     np.testing.assert_array_equal(images, truth[name].images)
     np.testing.assert_array_equal(labels, truth[name].labels)
+    for column, values in truth[name].latents.items():
+        told = np.concatenate([item[column] for item in found]) if form == "tensor" else [row[column] for row in found]
+        np.testing.assert_array_equal(np.asarray(told, values.dtype), values, err_msg=column)
 
 
 def assert_json(facts: dict[str, Any], truth: Any, row: int) -> None:
