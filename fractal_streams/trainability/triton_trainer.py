@@ -17,8 +17,8 @@ from fractal_streams.trainability.outcome import Outcome, Readout
 try:
     import torch
     import triton
-except ImportError:
-    raise missing_extra("torch", "torch") from None
+except ImportError as error:
+    raise missing_extra(error.name or "torch", "torch") from None
 
 from fractal_streams.trainability.triton_kernel import train_kernel
 from fractal_streams.trainability.triton_lanes_kernel import lanes_kernel, reduced_kernel

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+import sys
 from typing import Any
 
 import numpy as np
@@ -12,10 +14,12 @@ pytest.importorskip("triton")
 
 from conftest import GPU
 
+from fractal_streams.errors import MissingExtraError
+from fractal_streams.trainability import triton_kernel, triton_primitives
 from fractal_streams.trainability.experiment import Experiment
 from fractal_streams.trainability.numba_trainer import NumbaTrainer
-from fractal_streams.trainability.outcome import CAP, Readout, capped
-from fractal_streams.trainability.reference import ReferenceTrainer
+from fractal_streams.trainability.outcome import CAP, WINDOW, Readout, capped
+from fractal_streams.trainability.reference import EPSILON, ReferenceTrainer
 from fractal_streams.trainability.triton_trainer import DOUBLE_PRODUCTS, TritonTrainer
 
 DEVICE = "cuda" if GPU else "cpu"
@@ -63,3 +67,17 @@ def test_the_probe_of_a_network_without_numbers_is_nan(trainer: Any, monkeypatch
     monkeypatch.setattr(torch, "empty", lambda *size, **kind: empty(*size, **kind).fill_(7))
     found = trainer.train(LOST, LOST_POINTS, Readout(probe=True))
     assert np.isnan(found.probe).tolist() == [True, False]
+
+
+def test_the_kernels_of_gpus_have_the_measure_s_constants() -> None:
+    held = (triton_primitives.CAP.value, triton_primitives.WINDOW.value, triton_kernel.EPSILON.value)
+    assert held == (CAP, WINDOW, EPSILON)
+
+
+@pytest.mark.parametrize("package", ["torch", "triton"])
+def test_the_package_that_is_missing_is_named(package: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A torch without Triton exists too."""
+    monkeypatch.setitem(sys.modules, package, None)
+    monkeypatch.delitem(sys.modules, "fractal_streams.trainability.triton_trainer")
+    with pytest.raises(MissingExtraError, match=rf"^{package} is not installed"):
+        importlib.import_module("fractal_streams.trainability.triton_trainer")
