@@ -148,6 +148,10 @@ class PointStream(TrainedStream):
         if not isinstance(spec, PointSpec):
             raise InvalidValueError(f"spec must be a PointSpec, got {type(spec).__name__}; presets open by open_stream")
         super().__init__(spec, **settings)
+        if self.pixels.channels_last and spec.height == 3:
+            raise InvalidValueError(
+                "height=3 with channels_last=True: writers of files take 3 rows for 3 channels; use another height"
+            )
         self.num_classes = spec.num_classes
         self.window = spec.window_of(spec.experiment)
         nearest = math.ldexp(spec.distance, -spec.halvings)

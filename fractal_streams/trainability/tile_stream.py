@@ -204,11 +204,11 @@ def titled(name: str, value: Any) -> str:
     """A field of an experiment in a class's title.
 
     Example:
-        >>> titled("nonlinearity", "tanh"), titled("width", 16), titled("axes", ("lr0", "lr1"))
-        ('tanh', 'width 16', 'axes lr0 lr1')
+        >>> titled("nonlinearity", "tanh"), titled("axes", ("lr0", "lr1")), titled("hyperparameters", {"scale": 2.0})
+        ('tanh', 'axes lr0 lr1', 'hyperparameters scale=2')
     """
     if isinstance(value, Mapping):
-        value = [f"{each}={one:g}" for each, one in value.items()] or ["none"]
+        value = [f"{each}={one!r}".removesuffix(".0") for each, one in value.items()] or ["none"]
     shown = " ".join(value) if isinstance(value, Sequence) and not isinstance(value, str) else str(value)
     return shown if name == "nonlinearity" else f"{name.replace('_', ' ')} {shown}"
 

@@ -58,6 +58,8 @@ class TrainedStream(Stream):
         if trainer is None:
             self.device = resolve_device(device)
             trainer = open_trainer(self.device, spec.precision, spec.mode)
+        elif not hasattr(trainer, "train"):
+            raise InvalidValueError(f"trainer must be a Trainer or None, got {trainer!r}: open_trainer gives one")
         else:
             self.device = trainer.device
             if device not in ("auto", trainer.device) or trainer.precision != spec.precision:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings, strategies as st
 
-from fractal_streams import PointSpec, PointStream, TileSpec, TileStream
+from fractal_streams import PointSpec, PointStream, TileSpec, TileStream, open_stream
 from fractal_streams.errors import InvalidValueError, VersionError
 from fractal_streams.trainability.boxes import edges
 from fractal_streams.trainability.descent import SCAN
@@ -172,6 +172,10 @@ def test_a_trainer_of_another_device_or_precision_is_refused() -> None:
         points(device="cuda")
     with pytest.raises(InvalidValueError, match="TileSpec"):
         tiles(POINTS)  # type: ignore[arg-type]
+    with pytest.raises(InvalidValueError, match="open_trainer"):
+        PointStream(POINTS, trainer="cpu")
+    with pytest.raises(InvalidValueError, match="channels"):
+        points(POINTS.replace(height=3), channels_last=True)
 
 
 # --- points -----------------------------------------------------------------------------------------------------------
@@ -200,6 +204,17 @@ def test_pairs_straddle_the_boundary_at_distances_that_halve() -> None:
     np.testing.assert_allclose(apart, distance[:, 0], rtol=1e-9)
     assert (pairs["weight"] == 0).all()
     assert len(np.unique(pairs["lr0"])) == 60
+
+
+def test_pairs_of_the_preset_are_pinned() -> None:
+    """To a part in a million, as the golden latents: change only with a version bump."""
+    batch = open_stream("trainability-points", seed=2024, device="cpu", boundary_share=1.0).generate(range(8))
+    assert batch.labels.tolist() == [1, 0, 1, 0, 0, 1, 1, 0]
+    lr0 = [0.0053692883, 0.00536907653, 1.94809421, 1.9478521, 79761.5179, 79806.1785, 1897.04433, 1931.62724]
+    lr1 = [38.4141402, 38.4056372, 37.5072775, 37.5002495, 15.9445089, 16.0012761, 16.5937451, 15.7111315]
+    np.testing.assert_allclose(batch.latents["lr0"], lr0, rtol=1e-6)
+    np.testing.assert_allclose(batch.latents["lr1"], lr1, rtol=1e-6)
+    np.testing.assert_array_equal(0.1 / batch.latents["distance"], np.repeat([1024.0, 1024.0, 64.0, 4.0], 2))
 
 
 def test_deep_pairs_too() -> None:
@@ -333,6 +348,8 @@ def test_classes_and_windows_of_tiles_are_drawn_from_parameters() -> None:
     assert [stream.class_title(label) for label in (0, 1)] == ["tanh", "identity"]
     titles = TileSpec(experiments=(TANH, TANH.replace(width=16), IDENTITY)).class_titles
     assert titles == ("tanh, width 8", "tanh, width 16", "identity, width 8")
+    near = [TANH.replace(hyperparameters={"scale": scale}) for scale in (2.0, 2.0000001)]
+    assert TileSpec(experiments=near).class_titles == ("hyperparameters scale=2", "hyperparameters scale=2.0000001")
 
 
 def test_another_resolution_moves_no_window_and_deeper_walks_go_on() -> None:
