@@ -292,6 +292,11 @@ def test_other_ranks_are_silent(monkeypatch: pytest.MonkeyPatch, folder: Path) -
     monkeypatch.setenv("WORLD_SIZE", "2")
     assert run("scan", *OPTIONS, "--resolution", "4", "--plain").output == ""
     assert [path.name for path in folder.iterdir()] == ["tanh-scan"]
+    course = ("zoom", *OPTIONS, "--inwards", "--levels", "1", "--resolution", "8", "--folder", "z")
+    monkeypatch.setenv("RANK", "0")
+    assert "1/1" in run(*course).stderr  # its one tile is this rank's
+    monkeypatch.setenv("RANK", "1")
+    assert run(*course).output == ""
 
 
 def test_what_is_missing_is_told_before_anything_is_trained(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:

@@ -167,8 +167,8 @@ class Keyframes:
 
     @contextmanager
     def bar(self, levels: int, progress: bool) -> Iterator[None]:
-        """A progress bar over the keyframes while they are made."""
-        if not progress:
+        """A progress bar over the keyframes while they are made, of rank 0."""
+        if not progress or self.shard.rank:
             yield
             return
         try:
