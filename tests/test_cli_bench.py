@@ -144,6 +144,7 @@ def test_the_plot_is_a_picture(measured: list[dict[str, Any]]) -> None:
         (("seed-readme", "--renderers", "opengl"), "'opengl'"),
         (("seed-readme", "--dtypes", "int8", "--sizes", "8"), "'int8'"),
         (("seed-readme", "--seconds", "0"), "seconds"),
+        (("trainability-points",), "trained, not rendered"),
         (("--seconds", "0"), "seconds"),
         (("--workers", "two"), "--workers"),
         (("--dtypes", "uint8"), "--dtypes is no option of the comparison: name a SOURCE"),

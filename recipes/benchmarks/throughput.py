@@ -22,12 +22,13 @@ import numpy.typing as npt
 
 from fractal_streams.device import resolve_device
 from fractal_streams.errors import FractalStreamsError, InvalidValueError
-from fractal_streams.presets import open_stream
+from fractal_streams.presets import find_source, open_stream
 from fractal_streams.render.numba_backend import NumbaRenderer
 from fractal_streams.render.raster import PixelFormat
 from fractal_streams.render.reference import ReferenceRenderer
 from fractal_streams.spec import one_of, whole
 from fractal_streams.stream import Stream
+from fractal_streams.trainability.streams import PointSpec, TileSpec
 
 RENDERERS = ("reference", "numba", "triton")
 SIZES = (32, 64, 256, 512)
@@ -94,6 +95,12 @@ def measure(
         >>> row.size, row.dtype, row.rate > 0
         (8, 'uint8', True)
     """
+    spec = find_source(source) if isinstance(source, str) else source
+    if isinstance(spec, PointSpec | TileSpec):
+        raise InvalidValueError(
+            f"{spec.kind} of trainability are trained, not rendered: python -m "
+            f"fractal_streams.recipes.benchmarks.trainability measures how many networks a second"
+        )
     place = resolve_device(device)
     chosen = tuple(renderers or (("numba",) if place == "cpu" else ("numba", "triton")))
     for name in chosen:
