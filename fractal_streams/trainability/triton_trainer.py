@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from functools import lru_cache
 from typing import Any
 
@@ -13,6 +14,7 @@ from fractal_streams.trainability.experiment import Experiment, Float64
 from fractal_streams.trainability.inputs import Inputs, inputs_of
 from fractal_streams.trainability.modes import Mode, Precision, check_reducible
 from fractal_streams.trainability.outcome import Outcome, Readout
+from fractal_streams.trainability.window import NARROWEST
 
 try:
     import torch
@@ -29,6 +31,8 @@ LAUNCH = 2**20
 WARPS = {16: 1, 32: 4, 64: 8}
 DOUBLE_PRODUCTS = tuple(map(int, triton.__version__.split(".")[:2])) >= (3, 6)
 """Whether Triton multiplies float64 matrices."""
+FAST_DOUBLES = ((6, 0), (7, 0), (8, 0), (9, 0), (10, 0))
+"""Compute capabilities of GPUs with float64 units in number: P100, V100, A100, H100 and H200, B200."""
 LANES, REDUCED = 4, 32
 """Networks of a program, of units on lanes and in the reduced form."""
 
@@ -44,6 +48,8 @@ class TritonTrainer:
 
     def __init__(self, device: str, precision: Precision = "float64", mode: Mode = "exact") -> None:
         self.device, self.precision, self.mode = device, precision, mode
+        if precision == "float64" and device.startswith("cuda"):
+            warn_if_slow(torch.cuda.get_device_name(device), torch.cuda.get_device_capability(device))
 
     def train(self, experiment: Experiment, points: Any, readout: Readout | None = None) -> Outcome:
         """Outcomes of (N, 2) values of the horizontal and the vertical axis, see `Trainer`."""
@@ -123,6 +129,16 @@ class TritonTrainer:
                 f"or use precision='float32' or device='cpu'"
             )
         return small
+
+
+def warn_if_slow(name: str, capability: tuple[int, int]) -> None:
+    """Warn of a GPU whose float64 runs at a 32nd or 64th of its float32."""
+    if capability not in FAST_DOUBLES:
+        warnings.warn(
+            f"{name} (compute capability {capability[0]}.{capability[1]}) computes float64 many times slower than "
+            f"float32: precision='float32' is as good for windows wider than {NARROWEST['float32']:.2g} decades",
+            UserWarning, stacklevel=4,
+        )  # fmt: skip
 
 
 def kind_of(precision: str) -> Any:

@@ -146,6 +146,13 @@ def test_a_run_that_is_lost_is_left_and_its_measure_is_that_of_all_steps() -> No
     assert found.measure[1] == pytest.approx(known.measure[1], rel=1e-12)
 
 
+def test_gpus_with_few_float64_units_are_warned_of(recwarn: pytest.WarningsRecorder) -> None:
+    triton_trainer.warn_if_slow("NVIDIA H200", (9, 0))
+    assert not recwarn
+    with pytest.warns(UserWarning, match=r"NVIDIA L4 \(compute capability 8\.9\).*precision='float32'"):
+        triton_trainer.warn_if_slow("NVIDIA L4", (8, 9))
+
+
 def test_no_points_give_no_outcomes() -> None:
     found = TritonTrainer(DEVICE).train(Experiment(width=8, steps=5), np.empty((0, 2)), Readout(losses=3))
     assert len(found) == 0 and found.losses.shape == (0, 3)
