@@ -83,6 +83,8 @@ class Keyframes:
         """The windows of the levels that are finished in the folder."""
         begun = any(self.folder.glob("level-*")) or any(self.folder.glob("zoom_*.png"))
         if not (self.folder / SIDECAR).exists():  # looked for last: another rank writes it before all else
+            if (self.folder / "scan.json").exists():
+                raise InvalidValueError(f"{self.folder} holds a scan: give another folder")
             if begun:
                 raise InvalidValueError(
                     f"{self.folder} holds keyframes, but no {SIDECAR} that says of what: give another folder"

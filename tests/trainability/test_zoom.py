@@ -163,6 +163,10 @@ def test_another_zoom_in_the_folder_is_refused(tmp_path) -> None:
     through(tmp_path / "t", BoundaryTrainer(wavy))
     with pytest.raises(InvalidValueError, match="level 0 is"):
         zoom(SMALL, [OVERVIEW], folder=tmp_path / "t", resolution=16, trainer=BoundaryTrainer(wavy))
+    with pytest.raises(InvalidValueError, match=r"holds zoom\.json, but no scan\.json"):
+        scan(SMALL, folder=tmp_path, resolution=4, trainer=BoundaryTrainer(wavy))
+    with pytest.raises(InvalidValueError, match="level-000 holds a scan"):
+        inwards(tmp_path / "level-000", BoundaryTrainer(wavy))
     (tmp_path / "zoom.json").unlink()
     with pytest.raises(InvalidValueError, match=r"holds keyframes, but no zoom\.json"):
         inwards(tmp_path, BoundaryTrainer(wavy))
