@@ -106,7 +106,7 @@ def page(found: dict[str, dict[str, Any]]) -> str:
         "# The boundary of neural network trainability, trained anew", "",
         "Dimension: the paper's estimator (median of local slopes of box counts over all keyframes), its bootstrap "
         "95 % interval over keyframes, and the mean least-squares slope. Each keyframe was trained, none cropped.", "",
-        "| experiment | dimension | 95 % | least squares | paper | keyframes | decades | converged | points | seconds |",
+        "| experiment | dimension | 95 % | least squares | paper | keyframes | decades | converged | points | time |",
         "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
     ]  # fmt: skip
     for told in found.values():

@@ -36,6 +36,8 @@ class Lanes(types.Type):  # type: ignore[misc]
 
 @register_model(Lanes)
 class LanesModel(models.PrimitiveModel):  # type: ignore[misc]
+    """How LLVM holds them: one vector."""
+
     def __init__(self, manager: Any, kind: Lanes) -> None:
         element = ir.DoubleType() if kind.element is types.float64 else ir.FloatType()
         super().__init__(manager, kind, ir.VectorType(element, kind.count))

@@ -13,6 +13,7 @@ import pytest
 pytest.importorskip("matplotlib")
 
 from fractal_streams.recipes import trainability as recipe
+
 from fractal_streams.trainability import scan as trained
 from fractal_streams.trainability.dimension import published_dimension
 from fractal_streams.trainability.experiment import Experiment
