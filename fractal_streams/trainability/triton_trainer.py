@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from fractal_streams.errors import InvalidValueError, missing_extra
+from fractal_streams.errors import InvalidValueError, MissingExtraError, missing_extra
 from fractal_streams.trainability.experiment import Experiment, Float64
 from fractal_streams.trainability.inputs import Inputs, inputs_of
 from fractal_streams.trainability.modes import Mode, Precision, check_reducible
@@ -20,7 +20,9 @@ try:
     import torch
     import triton
 except ImportError as error:
-    raise missing_extra(error.name or "torch", "torch") from None
+    if error.name == "triton":
+        raise MissingExtraError("triton is not installed; torch brings it on Linux, elsewhere use device='cpu'") from None
+    raise missing_extra("torch", "torch") from None
 
 from fractal_streams.trainability.triton_kernel import train_kernel
 from fractal_streams.trainability.triton_lanes_kernel import lanes_kernel, reduced_kernel
