@@ -21,7 +21,7 @@ try:
     import triton
 except ImportError as error:
     if error.name == "triton":
-        raise MissingExtraError("triton is not installed; torch brings it on Linux, elsewhere use device='cpu'") from None
+        raise MissingExtraError("triton is not installed: torch brings it on Linux; else use device='cpu'") from None
     raise missing_extra("torch", "torch") from None
 
 from fractal_streams.trainability.triton_kernel import train_kernel
