@@ -227,16 +227,15 @@ def check_ending(path: Path, *endings: str) -> Path:
 
 def need_pictures(plain: bool) -> None:
     """Refuse pictures that can't be drawn, before anything is trained."""
-    need("cli", "PIL")
+    need("PIL", missing_extra("pillow", "cli"))
     if not plain:
         try:
-            need("recipes", "matplotlib")
+            need("matplotlib", missing_extra("matplotlib", "recipes"))
         except MissingExtraError as error:
             raise MissingExtraError(f"{error}; or give --plain") from None
 
 
-def need(extra: str, *packages: str) -> None:
-    """An error if a package is not installed."""
-    for package in packages:
-        if find_spec(package) is None:
-            raise missing_extra({"PIL": "pillow"}.get(package, package.replace("_", "-")), extra)
+def need(package: str, missing: MissingExtraError) -> None:
+    """The error, if a package is not installed."""
+    if find_spec(package) is None:
+        raise missing

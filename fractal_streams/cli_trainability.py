@@ -46,7 +46,7 @@ def dimension(
     place = one_folder(folder, images_dir)
     if plot is not None:
         check_ending(plot, ".png")
-        need("recipes", "matplotlib")
+        need("matplotlib", missing_extra("matplotlib", "recipes"))
     found = list(dimensions(frames_in_folder(place)))
     if uncertainty:
         found.append(uncertainty_exponent(frames_in_folder(place)))

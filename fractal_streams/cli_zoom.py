@@ -211,5 +211,6 @@ def check_film(path: Path, fps: float) -> None:
     from fractal_streams.trainability.video import checked
 
     if checked(path, fps) == ".mp4":
-        need("video", "imageio", "imageio_ffmpeg")
-    need("cli", "PIL")
+        need("imageio", missing_extra("imageio", "video"))
+        need("imageio_ffmpeg", missing_extra("imageio-ffmpeg", "video"))
+    need("PIL", missing_extra("pillow", "cli"))

@@ -106,7 +106,7 @@ def moved(w, g, m, u, rate, decay, momentum, beta2, power1, power2, optimiser: t
         m = momentum * m + (1.0 - momentum) * g
         u = beta2 * u + (1.0 - beta2) * g * g
         unbiased = tl.sqrt(u * (1.0 / (1.0 - power2)).to(w.dtype)) + EPSILON
-        return w - rate * (m * (1.0 / (1.0 - power1)).to(w.dtype)) / unbiased, m, u
+        return w - rate * (m * (1.0 / (1.0 - power1)).to(w.dtype) / unbiased), m, u
 
 
 @triton.jit

@@ -39,6 +39,7 @@ def test_a_second_process_compiles_nothing(tmp_path: Path) -> None:
     assert compiled_by(tmp_path) == []
 
 
+@pytest.mark.slow
 def test_another_stream_compiles_its_kernel_and_nothing_that_draws(tmp_path: Path) -> None:
     compiled_by(tmp_path)
     other = compiled_by(tmp_path, PROGRAM.replace("seed-readme", "mandelbrot"))

@@ -244,7 +244,7 @@ def test_single_precision_agrees_on_the_overview(precision: Any, share: float) -
     assert (TritonTrainer("cuda", precision).train(experiment, points).converged == known).mean() >= share
 
 
-@pytest.mark.parametrize("capability", [80, 90])
+@pytest.mark.parametrize("capability", [pytest.param(80, marks=pytest.mark.slow), 90])
 def test_the_kernels_compile_without_a_gpu(capability: int) -> None:
     script = Path(__file__).with_name("compile_trainers.py")
     environment = {**os.environ, "TRITON_INTERPRET": "0"}
