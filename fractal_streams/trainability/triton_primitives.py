@@ -57,9 +57,8 @@ def tanh64(u):
     bits = u.to(tl.int64, bitcast=True)
     high = (bits >> 32).to(tl.int32)
     magnitude = high & 0x7FFFFFFF
-    beyond = (magnitude >= 0x40331200) & (magnitude <= 0x7FF00000)  # 19.07, where it rounds to 1, to infinity
-    one = tl.where(high < 0, -1.0, 1.0).to(tl.float64)
-    u = tl.where(beyond, one, u)
+    beyond = (magnitude >= 0x40340000) & (magnitude <= 0x7FF00000)  # 20 to infinity; NaN lies above
+    u = tl.where(beyond, tl.where(high < 0, -20.0, 20.0).to(tl.float64), u)
     shifted = u * 2.8853900817779268 + 6755399441055744.0  # 1.5 * 2**52: the sum's low word is the nearest k
     k = shifted.to(tl.int64, bitcast=True).to(tl.int32)
     r = u - (shifted - 6755399441055744.0) * 0.34657359027997264
@@ -68,8 +67,7 @@ def tanh64(u):
     n = r * ((q + 105.06760569047503) * q + 945.7099470292994)
     d = (q * 15.006758631407596 + 420.3042547002353) * q + 945.7099470292994
     less, more = s - 1.0, s + 1.0
-    quotient = tl.fma(less, d, more * n) * reciprocal64(tl.fma(more, d, less * n))
-    return tl.where(beyond, one, quotient)
+    return tl.fma(less, d, more * n) * reciprocal64(tl.fma(more, d, less * n))
 
 
 @triton.jit
