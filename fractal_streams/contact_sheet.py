@@ -8,7 +8,6 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable, Sequence
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fractal_streams.errors import InvalidValueError, missing_extra
+from fractal_streams.mp4 import write_mp4
 from fractal_streams.spec import whole
 
 try:
@@ -36,6 +36,8 @@ MIN_TILE = 96
 """Small pictures are enlarged until their shorter edge has at least this many pixels."""
 MAX_PIXELS = 2**27
 """Of a sheet, and of all frames of an animation together."""
+EXACT = ("-bitexact", "-threads", "1")
+"""Of x264: the same bytes on any number of cores."""
 
 
 def contact_sheet(
@@ -144,7 +146,7 @@ def save_animation(path: str | Path, frames: Sequence[UInt8], rate: float = 12.0
     if ending == ".gif":
         whole_file(path, lambda name: _write_gif(name, frames, rate))
     elif ending == ".mp4":
-        whole_file(path, lambda name: _write_mp4(name, frames, rate))
+        whole_file(path, lambda name: write_mp4(name, frames, rate, quality=9, options=EXACT))
     else:
         raise InvalidValueError(f"an animation is written as .gif or .mp4, got {str(path)!r}")
 
@@ -212,20 +214,3 @@ def _write_gif(path: Path, frames: Sequence[UInt8], rate: float) -> None:
     shades[0].save(
         path, format="GIF", save_all=True, append_images=shades[1:], duration=round(1000 / rate), loop=0, disposal=1
     )  # fmt: skip
-
-
-def _write_mp4(path: Path, frames: Sequence[UInt8], rate: float) -> None:
-    imageio: Any
-    try:
-        import imageio.v2 as imageio
-    except ImportError:
-        raise missing_extra("imageio", "video") from None
-    if find_spec("imageio_ffmpeg") is None:
-        raise missing_extra("imageio-ffmpeg", "video")
-    height, width = frames[0].shape[:2]
-    even = [(0, height % 2), (0, width % 2), (0, 0)]  # H.264 halves the colour planes
-    with imageio.get_writer(
-        path, fps=rate, codec="libx264", quality=9, macro_block_size=2, ffmpeg_params=["-bitexact", "-threads", "1"]
-    ) as writer:  # fmt: skip
-        for frame in frames:
-            writer.append_data(np.pad(frame, even, mode="edge"))

@@ -35,7 +35,8 @@ MAY_IMPORT = {
     "draw": "errors rng priors formulas spec",
     "batch": "errors",
     "device": "errors",
-    "trainability": "errors rng spec device batch stream shard backend render",
+    "mp4": "errors",
+    "trainability": "errors rng spec device batch stream shard backend render mp4",
 }
 NEVER = {
     "": "recipes integrations",

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import errno
 import math
 import os
 import secrets
-import struct
 from collections.abc import Iterable, Iterator
-from importlib.util import find_spec
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -17,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fractal_streams.errors import InvalidValueError, missing_extra
+from fractal_streams.mp4 import write_mp4
 from fractal_streams.spec import whole
 from fractal_streams.trainability.experiment import Float64, number
 from fractal_streams.trainability.nested import between, place_of
@@ -276,34 +274,7 @@ def barred(frames: Iterable[UInt8], total: int, progress: bool) -> Iterable[UInt
 
 
 def _write_mp4(path: Path, frames: Iterable[UInt8], fps: float, total: int) -> None:
-    imageio: Any
-    try:
-        import imageio.v2 as imageio
-    except ImportError:
-        raise missing_extra("imageio", "video") from None
-    if find_spec("imageio_ffmpeg") is None:
-        raise missing_extra("imageio-ffmpeg", "video")
-    with imageio.get_writer(
-        path, fps=fps, codec="libx264", quality=None, pixelformat="yuv420p", macro_block_size=2, ffmpeg_params=H264
-    ) as writer:
-        for picture in frames:
-            height, width = picture.shape[:2]
-            writer.append_data(np.pad(picture, [(0, height % 2), (0, width % 2), (0, 0)], mode="edge"))
-    if not whole_mp4(path):  # nobody else asks how ffmpeg ended
-        raise OSError(errno.EIO, "ffmpeg could not write the whole video: is there space on the disk?", str(path))
-
-
-def whole_mp4(path: Path) -> bool:
-    """Whether a file is a row of MP4's boxes that ends where the file ends, the index `moov` among them."""
-    names, end = [], path.stat().st_size
-    with path.open("rb") as file:
-        place = 0
-        while place + 8 <= end:
-            file.seek(place)
-            size, name, large = struct.unpack(">I4sQ", file.read(16).ljust(16, b"\0"))
-            names.append(name)
-            place += max(8, large if size == 1 else size)
-    return place == end and b"moov" in names
+    write_mp4(path, frames, fps, quality=None, options=H264)
 
 
 def _write_gif(path: Path, frames: Iterable[UInt8], fps: float, total: int) -> None:

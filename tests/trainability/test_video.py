@@ -12,8 +12,8 @@ pytest.importorskip("PIL")
 from boundary_trainer import BoundaryTrainer, jagged
 from PIL import Image
 
+from fractal_streams import mp4
 from fractal_streams.errors import InvalidValueError, MissingExtraError
-from fractal_streams.trainability import video
 from fractal_streams.trainability.experiment import Experiment
 from fractal_streams.trainability.nested import between, place_of
 from fractal_streams.trainability.picture import SPECTRAL, colours, plain, restretch, save_plain
@@ -172,11 +172,11 @@ def test_an_mp4_that_ffmpeg_could_not_finish_is_an_error(tmp_path, monkeypatch) 
     made = concentric(tmp_path, levels=2)
     path = save_video(made, tmp_path / "a.mp4", frames_between=2)
     data = path.read_bytes()
-    assert video.whole_mp4(path)
+    assert mp4.whole_mp4(path)
     for count in (0, 4, 40, len(data) // 2, len(data) - 1):
         (tmp_path / "cut.mp4").write_bytes(data[:count])
-        assert not video.whole_mp4(tmp_path / "cut.mp4")
-    monkeypatch.setattr(video, "whole_mp4", lambda path: False)
+        assert not mp4.whole_mp4(tmp_path / "cut.mp4")
+    monkeypatch.setattr(mp4, "whole_mp4", lambda path: False)
     with pytest.raises(OSError, match="is there space on the disk"):
         save_video(made, path, frames_between=2)
     assert path.read_bytes() == data and not list(tmp_path.glob(".*"))
