@@ -35,10 +35,10 @@ EVERYTHING = Readout(losses=4, checkpoints=(2, 3), probe=True)
 CASES: dict[str, dict[str, Any]] = {
     "tanh": {"steps": 5},
     "relu": {"nonlinearity": "relu", "steps": 5},
-    "identity": {"nonlinearity": "identity", "dataset_mode": "width", "steps": 20},
+    "identity": {"nonlinearity": "identity", "dataset_mode": "width", "steps": 8},
     "sin": {"nonlinearity": "sin", "dataset_mode": "width", "steps": 5},
     "gelu": {"nonlinearity": "gelu", "dataset_mode": "width", "steps": 5},
-    "one row": {"dataset_mode": "single_example", "steps": 24},
+    "one row": {"dataset_mode": "single_example", "steps": 12},
     "width 16": {"width": 16, "dataset_mode": "width", "dataset_ratio": 1.5, "steps": 5},
     "width 32": {"width": 32, "dataset_mode": "width", "steps": 4},
     "depth 3": {"depth": 3, "dataset_mode": "width", "dataset_ratio": 2.5, "steps": 5, "axes": ("lr0", "lr2")},
