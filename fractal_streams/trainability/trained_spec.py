@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, fields, replace
 from typing import Any, ClassVar, Literal, Self
 
@@ -18,7 +19,7 @@ MAX_EDGE = 4096
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainedSpec:
+class TrainedSpec(ABC):
     """What a stream draws whose samples are training runs; see `PointSpec` and `TileSpec`."""
 
     window: Window | None = None
@@ -45,9 +46,9 @@ class TrainedSpec:
             if self.mode == "reduced":
                 check_reducible(experiment)
 
+    @abstractmethod
     def trained(self) -> tuple[Experiment, ...]:
         """The experiments whose networks are trained."""
-        raise NotImplementedError
 
     def window_of(self, experiment: Experiment) -> Window:
         """The window of an experiment: the spec's, or else the experiment's overview."""
