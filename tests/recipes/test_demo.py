@@ -62,6 +62,7 @@ def test_files_are_written(result: demo.DemoResult) -> None:
     assert figures["stream"] == open_stream(demo.PRESET, seed=3, device="cpu").digest()
 
 
+@pytest.mark.slow
 def test_same_seed_gives_the_same_figures(result: demo.DemoResult, tmp_path: Path) -> None:
     again = demo.run(tmp_path / "again", SECONDS, "cpu", seed=3)
     other = demo.run(tmp_path / "other", SECONDS, "cpu", seed=4)
