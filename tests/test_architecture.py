@@ -36,6 +36,7 @@ MAY_IMPORT = {
     "batch": "errors",
     "device": "errors",
     "mp4": "errors",
+    "kaleidoscope": "errors rng spec device batch stream backend render mp4 stored",
     "trainability": "errors rng spec device batch stream shard backend render mp4",
 }
 NEVER = {
@@ -43,10 +44,21 @@ NEVER = {
     "integrations": "recipes draw render rng priors backend",
     "recipes": "draw rng",
 }
-STREAMS = ("stream", "video", "mixture", "seed_code", "stored", "trainability", "presets", "backend", "cuda")
+STREAMS = (
+    "stream",
+    "video",
+    "mixture",
+    "seed_code",
+    "stored",
+    "trainability",
+    "kaleidoscope",
+    "presets",
+    "backend",
+    "cuda",
+)
 ADAPTERS = (
     "torch_data loader prefetch seed_interface integrations recipes "
-    "cli cli_bench cli_data cli_experiment cli_scan cli_status cli_trainability cli_zoom"
+    "cli cli_bench cli_data cli_experiment cli_kaleidoscope cli_scan cli_status cli_trainability cli_zoom"
 )
 
 
