@@ -124,11 +124,10 @@ class FittedStream(Stream):
         near = (away <= NEAR) * 1
         return Ends(row * near + near - 1, source, distance, label)
 
-    def formatted(self, levels: Any) -> Any:
+    def formatted(self, levels: Any, pixels: PixelFormat | None = None) -> Any:
         """(..., C, H, W) uint8 levels on the stream's device, of 1 or 3 channels, in the form of its pixels."""
-        if self.device == "cpu":
-            return formatted_array(levels, self.pixels)
-        return formatted_tensor(levels, self.pixels)
+        asked = self.pixels if pixels is None else pixels
+        return formatted_array(levels, asked) if self.device == "cpu" else formatted_tensor(levels, asked)
 
     def uploaded(self, array: npt.NDArray[Any]) -> Any:
         """The array on the stream's device."""
