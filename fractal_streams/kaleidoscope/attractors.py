@@ -161,8 +161,10 @@ def joined_ends(
 
 def unreached(engine: Engine, model: int, sources: Int64, schedule: Schedule, tolerance: float, seed: int) -> Float32:
     """(K, D) where some sources rest that return after a kick, each state once."""
-    kicked = kicked_ends(engine, model, sources, seed)
     values, span = engine.fitted.source_values(model)[sources], engine.fitted.network.span
+    if not len(sources):
+        return values
+    kicked = kicked_ends(engine, model, sources, seed)
     back = kicked[distances(kicked, values, span) <= BACK]
     if not len(back):
         return back

@@ -6,6 +6,7 @@ the two states alone: not on the batch, and ties go to the first.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -101,7 +102,9 @@ def grid(network: Network, points: int) -> Float64:
     return np.stack(np.meshgrid(*[axis] * network.size, indexing="ij"), axis=-1).reshape(-1, network.size)
 
 
-def nearest_rows(states: Any, table: Any, span: float, device: str = "cpu") -> tuple[Int64, Float64]:
+def nearest_rows(
+    states: Any, table: Any, span: float, device: str = "cpu", *, others: bool = False
+) -> tuple[Int64, Float64]:
     """(B,) row of the nearest of a table for each state, the first of equal ones; and (B,) RMSE to it over the range.
 
     Of a state that isn't finite they are 0 and infinite.
@@ -110,6 +113,7 @@ def nearest_rows(states: Any, table: Any, span: float, device: str = "cpu") -> t
         states: (B, D). table: (T, D). Both are held as float64.
         span: of the range.
         device: of the products.
+        others: whether the states are the table, and each asks for the nearest of the others.
     """
     rows, known = np.asarray(as_array(states), np.float64), np.asarray(as_array(table), np.float64)
     place, distance = np.empty(len(rows), np.int64), np.empty(len(rows))
@@ -120,6 +124,8 @@ def nearest_rows(states: Any, table: Any, span: float, device: str = "cpu") -> t
         here = torch.tensor(part, device=device)
         own = here.square().sum(dim=1, keepdim=True)
         squares = torch.addmm(own + lengths, here, other.mT, alpha=-2.0)
+        if others:
+            squares.diagonal(start).fill_(math.inf)
         near = squares <= squares.amin(dim=1, keepdim=True) + 2.0 * ROUNDING * (own + lengths.amax() + 1e-300)
         row, column = (as_array(found) for found in torch.nonzero(near, as_tuple=True))
         exact = rmse(part, known, row, column, span)

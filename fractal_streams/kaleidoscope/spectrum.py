@@ -90,12 +90,12 @@ def spectral_radii(
 def jacobians(bank: Callable[[Any], Any], states: Float64, device: str) -> Float64:
     """(B, D, D) float64: row i, column j is the derivative of output i by input j."""
     count, size = states.shape
-    here = torch.tensor(states, dtype=torch.float64, device=device)
-    unit = torch.eye(size, dtype=torch.float64, device=device)
-    rows = here.repeat_interleave(size, dim=0)[None]
-    with plain_attention():
-        columns = torch.func.jvp(bank, (rows,), (unit.repeat(count, 1)[None],))[1]
-    return np.asarray(as_array(columns.detach()).reshape(count, size, size).transpose(0, 2, 1))
+    here = torch.tensor(states, dtype=torch.float64, device=device).repeat_interleave(size, dim=0)[None]
+    unit = torch.eye(size, dtype=torch.float64, device=device).repeat(count, 1)[None]
+    with torch.enable_grad(), plain_attention():
+        here.requires_grad_(True)
+        rows = torch.autograd.grad(bank(here), here, unit)[0]
+    return np.asarray(as_array(rows).reshape(count, size, size))
 
 
 def by_eigenvalues(bank: Callable[[Any], Any], states: Float64, device: str) -> Float64:
@@ -111,20 +111,38 @@ def by_growth(bank: Callable[[Any], Any], states: Float64, device: str, steps: i
     vectors = vector.expand_as(here)
     total = torch.zeros(len(states), dtype=torch.float64, device=device)
     gone = torch.zeros(len(states), dtype=torch.bool, device=device)
-    with plain_attention():
-        for step in range(1, steps + 1):
-            vectors = torch.func.jvp(bank, (here,), (vectors,))[1].detach()
-            length = torch.linalg.vector_norm(vectors, dim=2, keepdim=True)
-            gone |= length[0, :, 0] <= VANISHED
-            vectors = vectors / length.clamp_min(VANISHED)
-            if step > steps - LAST:
-                total += length[0, :, 0].double().clamp_min(VANISHED).log()
+    times = times_jacobian(bank, here)
+    for step in range(1, steps + 1):
+        vectors = times(vectors)
+        length = torch.linalg.vector_norm(vectors, dim=2, keepdim=True)
+        gone |= length[0, :, 0] <= VANISHED
+        vectors = vectors / length.clamp_min(VANISHED)
+        if step > steps - LAST:
+            total += length[0, :, 0].double().clamp_min(VANISHED).log()
     radii = torch.where(gone, torch.zeros_like(total), (total / LAST).exp())
     return np.asarray(as_array(radii), np.float64)
 
 
+def times_jacobian(bank: Callable[[Any], Any], states: Any) -> Callable[[Any], Any]:
+    """The product of the Jacobian and a vector, for (1, B, D) of each.
+
+    It is the derivative of (cotangent times Jacobian) by the cotangent, which is linear: the network runs once, and
+    each product costs as much as running it again. Every operation that can be differentiated twice has it.
+    """
+    with torch.enable_grad(), plain_attention():
+        here = states.detach().requires_grad_(True)
+        output = bank(here)
+        cotangent = torch.zeros_like(output, requires_grad=True)
+        row = torch.autograd.grad(output, here, cotangent, create_graph=True)[0]
+
+    def product(vectors: Any) -> Any:
+        return torch.autograd.grad(row, cotangent, vectors, retain_graph=True)[0]
+
+    return product
+
+
 def plain_attention() -> AbstractContextManager[Any]:
-    """Attention by plain products, the only form that has forward derivatives."""
+    """Attention by plain products, the only form that can be differentiated twice."""
     try:
         from torch.nn.attention import SDPBackend, sdpa_kernel
     except ImportError:
