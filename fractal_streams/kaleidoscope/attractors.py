@@ -22,6 +22,7 @@ from fractal_streams.spec import whole
 
 PROBE = Schedule(most=300, tolerance=1e-4)
 """Of chains whose ends are told apart: finer than what a stream needs, so that slow ones stand where they end."""
+UNIFORM = Start()
 SAME = 0.01
 """End states within this RMSE over the range are one."""
 KICK, BACK, KICK_STEPS = 0.02, 0.02, 100
@@ -46,7 +47,7 @@ class Ends:
 
 def find_attractors(
     fitted: Kaleidoscope, *, engine: Engine | None = None, device: str = "auto", chains: int = 2000,
-    start: Start | Sequence[Start] = Start(), schedule: Schedule = PROBE, tolerance: float = SAME,
+    start: Start | Sequence[Start] = UNIFORM, schedule: Schedule = PROBE, tolerance: float = SAME,
     most: int = MOST_ENDS, seed: int = 0, progress: bool = False,
 ) -> Kaleidoscope:  # fmt: skip
     """The kaleidoscope with its table of attractors.

@@ -1,4 +1,5 @@
-"""Measures of banks on points of one, two and more values: figures for each network, so that spread over seeds falls out.
+"""Measures of banks on points of one, two and more values: figures of each network,
+so that spread over seeds falls out.
 
 Iterates are float64 and start from the same points in every network. Distances are over the range: the absolute
 difference of one value, Euclid's length of points, and, where `rmse` is asked for (of pictures), the root of the mean
@@ -13,12 +14,17 @@ from typing import Any
 
 import numpy as np
 
-from fractal_streams.errors import InvalidValueError
-from fractal_streams.kaleidoscope.batched_points import bank_function, clusters, grid, iterates, nearest_rows, torch
+from fractal_streams.errors import InvalidValueError, missing_extra
+from fractal_streams.kaleidoscope.batched_points import bank_function, clusters, grid, iterates, nearest_rows
 from fractal_streams.kaleidoscope.fitted import Kaleidoscope
 from fractal_streams.kaleidoscope.network import Float64
 from fractal_streams.kaleidoscope.spectrum import jacobians, spectral_radii
 from fractal_streams.rng import Int64
+
+try:
+    import torch
+except ImportError:
+    raise missing_extra("torch", "kaleidoscope") from None
 
 BINS = 200
 FIT_LOSS = 1e-5

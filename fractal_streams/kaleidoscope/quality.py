@@ -22,6 +22,7 @@ from fractal_streams.kaleidoscope.attractors import (
     MOST_CHAINS,
     PROBE,
     SAME,
+    UNIFORM,
     Ends,
     barred,
     distances,
@@ -54,7 +55,7 @@ MOST_BLENDS, MOST_SOURCES = 500, 1000
 
 def report(
     fitted: Kaleidoscope, *, engine: Engine | None = None, device: str = "auto", chains: int = 500,
-    start: Start = Start(), schedule: Schedule = PROBE, held_out: Sources | npt.NDArray[Any] | None = None,
+    start: Start = UNIFORM, schedule: Schedule = PROBE, held_out: Sources | npt.NDArray[Any] | None = None,
     seed: int = 0, progress: bool = False,
 ) -> dict[str, Any]:  # fmt: skip
     """The quality of each network of a bank, and the mean and standard deviation over them, as values that JSON holds.
@@ -110,7 +111,7 @@ def report(
 
 def completed(
     fitted: Kaleidoscope, *, engine: Engine | None = None, device: str = "auto", chains: int = 2000,
-    start: Start = Start(), held_out: Sources | npt.NDArray[Any] | None = None, seed: int = 0, progress: bool = False,
+    start: Start = UNIFORM, held_out: Sources | npt.NDArray[Any] | None = None, seed: int = 0, progress: bool = False,
 ) -> Kaleidoscope:  # fmt: skip
     """The kaleidoscope with its attractors, of `chains` chains, and its quality report, of at most 500 of them."""
     runs = engine or open_engine(fitted, device)

@@ -12,7 +12,7 @@ FIXED = ("steps", "distance_steps", "quantiles")
 """Lists that say where the figures beside them were taken."""
 MOST, HALF = 0.9, 0.5
 IDENTITY_SHARE = 0.25
-"""Off the sources, an error below this part of the distance to the nearest one is the identity's, not a projection's."""
+"""Off the sources, an error below this part of the distance to the nearest one is that of an identity map."""
 CONSTANT_SHARE = 0.1
 """Outputs of sources that vary by less than this part of the sources' own spread are one output."""
 BLOB_SHARE = 0.8
