@@ -20,6 +20,10 @@ if TYPE_CHECKING:
         register as register,
         unregister as unregister,
     )
+    from fractal_streams.kaleidoscope.streams import (
+        KaleidoscopeSpec as KaleidoscopeSpec,
+        KaleidoscopeStream as KaleidoscopeStream,
+    )
     from fractal_streams.loader import Loader as Loader
     from fractal_streams.mixture import Mixture as Mixture
     from fractal_streams.presets import open_stream as open_stream
@@ -50,6 +54,8 @@ _HOME = {
     "FractalImageDataset": "seed_interface",
     "FractalVideoDataset": "seed_interface",
     "IndexedStream": "torch_data",
+    "KaleidoscopeSpec": "kaleidoscope.streams",
+    "KaleidoscopeStream": "kaleidoscope.streams",
     "Loader": "loader",
     "Mixture": "mixture",
     "Parameter": "formulas",

@@ -14,7 +14,6 @@ from fractal_streams import colouring, formulas
 from fractal_streams.colouring import find_colouring
 from fractal_streams.errors import FractalStreamsError, InvalidValueError, missing_extra
 from fractal_streams.formulas import find_formula
-from fractal_streams.labels import class_title
 from fractal_streams.presets import PRESETS, find_source, open_stream
 from fractal_streams.stream import Stream
 
@@ -139,7 +138,7 @@ def show(
         raise InvalidValueError(f"--out {str(out)!r}: {kinds}")
     path = (out or Path(Path(source).stem.replace(":", "-"))).with_suffix(ending)
     chosen = parsed_indices(indices or ("0:9" if moves else "0:64"))
-    sheets.check_sheet(spec_of(stream), len(chosen), scale)
+    sheets.check_sheet(stream.generate(range(0)).images.shape[1:], len(chosen), scale)
     batch = stream.generate(chosen).numpy()
     captions = captions_of(stream, batch) if labels else None
     layout: dict[str, Any] = {"title": f"{source}, {split}, seed {seed}" if labels else "", "scale": scale}
@@ -181,7 +180,7 @@ def spec_of(stream: Stream) -> Any:
 def spec_line(spec: Any) -> str:
     """What a preset draws, in a line."""
     if line := getattr(spec, "line", ""):
-        return str(line)
+        return f"{line}; needs: {needs}" if (needs := getattr(spec, "needs", "")) else str(line)
     still = getattr(spec, "still", spec)
     count, names = still.num_classes, ", ".join(still.formulas)
     frames = f", {spec.frames} frames" if getattr(spec, "frames", None) else ""
@@ -199,10 +198,9 @@ def first_line(entry: Any) -> str:
 
 def captions_of(stream: Stream, batch: Any) -> list[str]:
     """Class and index of each sample; the index alone where there is one class."""
-    spec = spec_of(stream)
     if stream.num_classes == 1:
         return [f"#{index}" for index in batch.index]
-    return [f"{class_title(spec, int(label))} · #{i}" for i, label in zip(batch.index, batch.labels, strict=True)]
+    return [f"{stream.class_title(int(label))} · #{i}" for i, label in zip(batch.index, batch.labels, strict=True)]
 
 
 def words(text: str) -> list[str]:

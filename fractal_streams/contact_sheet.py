@@ -181,15 +181,15 @@ def fitted(line: str, font: Any, width: int) -> str:
     return f"{head.rstrip()}…{dot}{tail}"
 
 
-def check_sheet(spec: Any, count: int, scale: int | None = None) -> None:
-    """Refuse a sheet before anything is rendered for it: `count` samples of a spec, all frames of clips.
+def check_sheet(shape: tuple[int, ...], count: int, scale: int | None = None) -> None:
+    """Refuse a sheet before anything is rendered for it: `count` samples of a shape, (3, H, W), of clips (T, 3, H, W).
 
     Raises:
         InvalidValueError: more pixels than `MAX_PIXELS`.
     """
-    still, frames = getattr(spec, "still", spec), getattr(spec, "frames", None) or 1
-    factor = tile_scale(still.height, still.width) if scale is None else scale
-    check_size(count * still.height * still.width * factor**2 * frames, count)
+    *frames, _, height, width = shape
+    factor = tile_scale(height, width) if scale is None else scale
+    check_size(count * height * width * factor**2 * math.prod(frames), count)
 
 
 def check_size(pixels: int, count: int) -> None:

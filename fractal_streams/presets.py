@@ -11,6 +11,8 @@ from typing import Any
 from fractal_streams.errors import InvalidValueError, unknown_name
 from fractal_streams.formulas import CATALOGUE
 from fractal_streams.formulas.definition import REGISTRY
+from fractal_streams.kaleidoscope.fitted_stream import FittedStream
+from fractal_streams.kaleidoscope.streams import KaleidoscopeSpec, KaleidoscopeStream
 from fractal_streams.priors import Constant, LogUniform, Prior, Uniform
 from fractal_streams.seed_code import SeedCodeSpec, SeedCodeStream
 from fractal_streams.spec import StreamSpec
@@ -65,7 +67,12 @@ PRESETS: dict[str, Any] = {
         min_depth=2,
         max_depth=12,
     ),
+    "kaleidoscope-10": KaleidoscopeSpec(model="kaleidoscope-10", start="pink", stratified=True),
+    "kaleidoscope-10-early": KaleidoscopeSpec(model="kaleidoscope-10", mode="early", start="pink"),
+    "kaleidoscope-10-clips": KaleidoscopeSpec(model="kaleidoscope-10", mode="clips", start="pink"),
+    "kaleidoscope-bank": KaleidoscopeSpec(model="kaleidoscope-bank", start="pink"),
 }
+"""Those of kaleidoscopes need a file of weights, which `fractal-streams kaleidoscope fit` makes."""
 
 STREAMS: dict[type, Any] = {
     StreamSpec: StillStream,
@@ -73,6 +80,7 @@ STREAMS: dict[type, Any] = {
     SeedCodeSpec: SeedCodeStream,
     PointSpec: PointStream,
     TileSpec: TileStream,
+    KaleidoscopeSpec: KaleidoscopeStream,
 }
 """The stream that each kind of spec opens as."""
 
@@ -118,7 +126,7 @@ def spec_from_json(text: str) -> Any:
 
 
 def open_stream(source: Any, **settings: Any) -> Stream:
-    """A stream from a name or a spec: of stills, clips, or training runs.
+    """A stream from a name or a spec: of stills, clips, training runs, or kaleidoscopes.
 
     Args:
         source: a name of `PRESETS`, a formula, "module:formula", a spec's JSON file, or a spec.
@@ -128,6 +136,7 @@ def open_stream(source: Any, **settings: Any) -> Stream:
     Raises:
         UnknownNameError: no such preset, formula or setting; names the nearest known one.
         InvalidValueError: neither a name nor a spec, or a value out of its range.
+        WeightFileError: a kaleidoscope that is not fitted on this machine, with the command that fits it.
 
     Example:
         >>> open_stream("fractal-10", seed=1, split="test", device="cpu", height=64, width=64)[0].image.shape
@@ -139,11 +148,12 @@ def open_stream(source: Any, **settings: Any) -> Stream:
             f"a stream opens from a preset's name or a spec ({', '.join(kind.__name__ for kind in STREAMS)}), "
             f"got {source!r}"
         )
-    known = {item.name for kind in (spec, getattr(spec, "still", spec)) for item in fields(kind)}
-    opened = TrainedStream if issubclass(STREAMS[type(spec)], TrainedStream) else StillStream
+    known = {item.name for each in (spec, getattr(spec, "still", spec)) for item in fields(each)}
+    kind = STREAMS[type(spec)]
+    opened = next((each for each in (TrainedStream, FittedStream) if issubclass(kind, each)), StillStream)
     asked = [name for name in inspect.signature(opened).parameters if name != "spec"]
     for name in settings:
         if name not in known and name not in asked:
             raise unknown_name("setting", name, (*known, *asked))
     changed = {name: settings.pop(name) for name in list(settings) if name in known}
-    return STREAMS[type(spec)](spec.replace(**changed) if changed else spec, **settings)
+    return kind(spec.replace(**changed) if changed else spec, **settings)

@@ -30,8 +30,8 @@ SHARDS, HELD_OUT_SHARDS, MAX_SHARDS = 1000, 10, 10**6
 OWN = ("samples", "shards", "image", "start", "digest")
 """Settings of the files, not of the stream."""
 MIN_DIGEST = 8
-KEPT_OUT = ("priors", "still", "experiment", "experiments", "window")
-"""Fields of specs that have no form in an address."""
+KEPT_OUT = ("priors", "still", "experiment", "experiments", "window", "model")
+"""Fields of specs that have no form in an address, or would read a file."""
 STREAM = ("device", "channels_last")
 
 QUERY = re.compile(r"\?(?=[a-z_]+=)")
@@ -42,6 +42,7 @@ NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", re.IGNORECASE)
 WORDS = {"true": True, "false": False, "none": None}
 VALUE = re.compile(r"[A-Za-z0-9_.+-]{1,200}")
 DEVICE = re.compile(r"[a-z]+(:\d+)?")
+HEXADECIMAL = ("digest", "fingerprint")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -255,7 +256,7 @@ def known_settings(source: str) -> tuple[str, ...]:
 
 def value_of(name: str, text: str) -> Any:
     """A setting's value: a number, true, false, none, a name, or names joined by `+`."""
-    if (name == "device" and DEVICE.fullmatch(text)) or (name == "digest" and VALUE.fullmatch(text)):
+    if (name == "device" and DEVICE.fullmatch(text)) or (name in HEXADECIMAL and VALUE.fullmatch(text)):
         return text  # digits of a digest are no number
     if not VALUE.fullmatch(text):
         raise AddressError(f"{name}={text!r}: a value is made of letters, digits and _ . + -")

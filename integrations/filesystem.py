@@ -260,12 +260,14 @@ def matches(pattern: str) -> list[str]:
     found = [""]
     for place, segment in enumerate(segments):
         before = found
+        chosen = any(earlier < place for earlier in wild)
         if segment == "**":
             last = place == len(segments) - 1
-            found = [name for path in found for name in folders(path, files=last)]
+            found = [name for path in found for name in folders(path, files=last, chosen=chosen)]
         elif place in wild:
             ending = segment.rpartition(".")[2]
             formats = (ending,) if ending in SHARD_FORMATS else SHARD_FORMATS
+            found = [path for path in found if not chosen or is_there(path)]
             found = [
                 joined(path, name) for path in found for name in listed(path, formats) if fnmatchcase(name, segment)
             ]
@@ -286,11 +288,17 @@ def known_names(path: str) -> str:
     return f"it holds {names[0]} to {names[-1]}, each also as {', '.join(SHARD_FORMATS[1:])}"
 
 
-def folders(path: str, *, files: bool = False) -> list[str]:
-    """A folder and all folders in it; and what these hold, if files are asked for."""
+def folders(path: str, *, files: bool = False, chosen: bool = False) -> list[str]:
+    """A folder and all folders in it; and what these hold, if files are asked for.
+
+    chosen: by a wildcard and not by name; then one whose stream can't be opened here is left out.
+    """
+    if chosen and not is_there(path):
+        return []
     if path.count("/") >= 2:
         return [path, *(joined(path, name) for name in (listed(path) if files else ()))]
-    return [path, *(found for name in listed(path) for found in folders(joined(path, name), files=files))]
+    inside = (joined(path, name) for name in listed(path))
+    return [path, *(found for each in inside for found in folders(each, files=files, chosen=True))]
 
 
 def listed(path: str, formats: tuple[str, ...] = SHARD_FORMATS) -> Iterable[str]:

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings, strategies as st
 from PIL import Image, ImageFont
 
-from fractal_streams import StreamSpec, open_stream
+from fractal_streams import open_stream
 from fractal_streams.contact_sheet import (
     BACKGROUND,
     CAPTION_HEIGHT,
@@ -157,5 +157,7 @@ def test_bad_values(tmp_path):
     with pytest.raises(InvalidValueError, match="no folder"):
         save_png(tmp_path / "nowhere" / "a.png", contact_sheet(good))
     with pytest.raises(InvalidValueError, match="million"):
-        check_sheet(StreamSpec(formulas=("mandelbrot",), height=4096, width=4096), 64)
-    check_sheet(StreamSpec(formulas=("mandelbrot",), height=4096, width=4096), 8)
+        check_sheet((3, 4096, 4096), 64)
+    with pytest.raises(InvalidValueError, match="million"):
+        check_sheet((8, 3, 4096, 4096), 8)
+    check_sheet((3, 4096, 4096), 8)

@@ -71,9 +71,12 @@ class FittedSpec(ABC):
 
     @property
     def needs(self) -> str:
-        """The command that makes the file of a recipe; "" of another file."""
-        named = self.model is not None and not self.model.endswith(ENDING)
-        return f"fractal-streams kaleidoscope fit {self.model}" if named else ""
+        """The command that makes the file of a recipe, where it is not on this machine yet; else ""."""
+        if self.model is None or self.model.endswith(ENDING):
+            return ""
+        from fractal_streams.kaleidoscope.presets import model_path
+
+        return "" if model_path(self.model).is_file() else f"fractal-streams kaleidoscope fit {self.model}"
 
     def to_json(self) -> str:
         """The spec as canonical JSON: equal specs give equal text."""

@@ -150,8 +150,9 @@ class FittedStream(Stream):
 class Tables:
     """What ends are looked up in, on a stream's device.
 
-    sources: (T, D) float32, the sources of all networks; source_models: (T,) their networks, None where all share them.
-    labels: (T,) int64. attractors: (A, D) float32 or None; attractor_models: (A,), None of a single network.
+    sources: (T, D) float32, the sources of all networks; labels: (T,) int64, their classes.
+    attractors: (A, D) float32, or None.
+    source_models, attractor_models: (T,) and (A,) int64 NumPy arrays of their networks; None where all share the rows.
     """
 
     def __init__(self, stream: FittedStream) -> None:
@@ -159,12 +160,12 @@ class Tables:
         count = len(fitted.sources.data)
         self.sources = put(np.concatenate([fitted.source_values(model) for model in range(count)]))
         shared = count == 1
-        self.source_models = None if shared else put(np.repeat(np.arange(count, dtype=np.int64), len(fitted.sources)))
+        self.source_models = None if shared else np.repeat(np.arange(count), len(fitted.sources))
         self.labels = put(np.ascontiguousarray(fitted.sources.labels.reshape(-1)))
         table, self.attractors, self.attractor_models = fitted.attractors, None, None
         if table is not None and len(table):
             self.attractors = put(table.states)
-            self.attractor_models = None if fitted.models == 1 else put(table.model.astype(np.int64))
+            self.attractor_models = None if fitted.models == 1 else table.model.astype(np.int64)
 
 
 def nearest_own(engine: Engine, states: Any, models: Int64, table: Any, table_models: Any) -> tuple[Any, Any]:
