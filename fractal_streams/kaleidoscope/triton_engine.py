@@ -264,7 +264,7 @@ class Run:
         self.rows = len(self.slots)
         self.place = torch.from_numpy(np.maximum(self.slots, 0)).to(stack.clock.device)
         for held, values in zip(stack.state, parts, strict=True):
-            held[: self.rows].zero_()
+            held[: self.rows] = 0.0
             held[: len(slots), :size] = values
         stack.change.zero_()
         stack.steps[: self.rows] = torch.from_numpy(np.where(self.slots < 0, 0, -1).astype(np.int32)).to(
