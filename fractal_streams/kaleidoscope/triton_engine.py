@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import numpy as np
@@ -28,14 +28,17 @@ TABLES = 4
 
 
 class TritonEngine:
-    """Networks of kind "mlp" on one GPU, "float32" (in pairs of float16, see `triton_kernel`) or "bfloat16"."""
+    """Networks of kind "mlp" on one GPU, "float32" (in pairs of float16, see `triton_kernel`) or "bfloat16".
+
+    device: "cuda:N"; "cpu" in Triton's interpreter, for tests.
+    """
 
     def __init__(self, fitted: Kaleidoscope, device: str, precision: str = "float32") -> None:
         self.fitted, self.device, self.precision = fitted, device, precision
         self._lock, self._tables = threading.RLock(), dict[int, tuple[Any, Layer, Any]]()
         self._stack: Stack | None = None
-        with torch.cuda.device(device):
-            self._done = torch.cuda.Event()
+        self._done = torch.cuda.Event() if device != "cpu" else None
+        with torch.cuda.device(device) if self._done else nullcontext():
             self._layers = [
                 Layer(fitted.tensors[f"layers.{k}.weight"], fitted.tensors[f"layers.{k}.bias"], device, precision)
                 for k in range(fitted.network.n_linear)
@@ -141,8 +144,12 @@ class TritonEngine:
     @contextmanager
     def _here(self) -> Iterator[None]:
         """On the device, alone: the buffers of the engine are one, whatever CUDA stream asks."""
+        if self._done is None:
+            with self._lock:
+                yield
+            return
         with self._lock, torch.cuda.device(self.device):
-            torch.cuda.current_stream().wait_event(self._done)
+            self._done.wait()
             try:
                 yield
             finally:
@@ -238,7 +245,7 @@ class Run:
         jitter: Callable[[Stack, Any, int], None] | None,
     ) -> None:  # fmt: skip
         self.stack, self.models, self.asked, self.out, self.jitter = stack, models, asked, out, jitter
-        self.rest = asked.tolerance * stack.network.span
+        self.rest = asked.tolerance * stack.network.span if asked.tolerance else -1.0
 
     def chains(self, first: Any, slots: Int64) -> None:
         """Run the rows of `first` that `slots` names, -1 for none, each tile of 128 of one network."""

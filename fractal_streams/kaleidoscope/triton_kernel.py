@@ -164,17 +164,20 @@ def note(moved, rests, change, row, column, size, bm: tl.constexpr, bn: tl.const
 
 @triton.jit
 def settle_kernel(steps, change, found, clock, rows, tolerance, least, block: tl.constexpr):
-    """Behind a step: who rests. `clock` counts the steps of this run, `found` keeps the last change of each row."""
+    """Behind a step: who rests, nobody if the tolerance is below 0.
+
+    `clock` counts the steps of this run, `found` keeps the last change of each row.
+    """
     place = tl.program_id(0) * block + tl.arange(0, block)
     within = place < rows
-    step = tl.load(clock)
+    step = tl.zeros((block,), tl.int32) + tl.load(clock)
     moving = within & (tl.load(steps + place, mask=within, other=0) < 0)
     bits = tl.load(change + place, mask=within, other=0)
     moved = bits.to(tl.float32, bitcast=True)
     tl.store(found + place, moved, mask=moving)
     tl.store(change + place, tl.zeros((block,), tl.int32), mask=within)
-    rests = moving & (moved <= tolerance) & (tolerance > 0.0) & (step >= least)
-    tl.store(steps + place, tl.zeros((block,), tl.int32) + step, mask=rests)
+    rests = moving & (moved <= tolerance) & (step >= least)
+    tl.store(steps + place, step, mask=rests)
 
 
 @triton.jit

@@ -37,12 +37,17 @@ class Tile:
 
 WIDE, NARROW = Tile(ROWS, 256, 64, 8, 3, 2), Tile(ROWS, 128, 64, 4, 3, 2, shares=2)
 PAIRS = Tile(ROWS, 128, 64, 8, 3, 2)
+SMALL, SMALL_PAIRS = Tile(ROWS, 128, 64, 8, 2, 2), Tile(ROWS, 64, 64, 4, 1, 2)
+LARGE_MEMORY = 200 * 1024
+"""Bytes of shared memory that a program must have for the tiles of large GPUs (H100 and on)."""
 NARROW_COLUMNS = 1024
 """Most columns of a hidden layer whose products are so short that two programs share a multiprocessor."""
 
 
-def tile_of(precision: str, columns: int, last: bool) -> Tile:
-    """The fastest on an H200 of those tried."""
+def tile_of(precision: str, columns: int, last: bool, memory: int) -> Tile:
+    """The fastest on an H200 of those tried; smaller ones where a program has little shared memory."""
+    if memory < LARGE_MEMORY:
+        return SMALL_PAIRS if precision == "float32" else SMALL
     if precision == "float32":
         return PAIRS
     return NARROW if columns <= NARROW_COLUMNS and not last else WIDE
@@ -85,6 +90,14 @@ def descriptor(tensor: Any, rows: int, columns: int) -> Any:
     return TensorDescriptor.from_tensor(tensor, [rows, columns])
 
 
+def resources(device: Any) -> tuple[int, int]:
+    """Multiprocessors of a GPU, and bytes of shared memory of a program; 2 and 0 in Triton's interpreter."""
+    if device.type != "cuda":
+        return 2, 0
+    properties = torch.cuda.get_device_properties(device)
+    return properties.multi_processor_count, properties.shared_memory_per_block_optin
+
+
 class Launch:
     """One layer over `rows` rows of a buffer: what to call, again and again.
 
@@ -97,7 +110,8 @@ class Launch:
         self, layer: Layer, x: tuple[Any, ...], y: tuple[Any, ...], tile_models: Any, activation: str, size: int,
         chain: tuple[tuple[Any, ...], Any, Any] | None = None,
     ) -> None:  # fmt: skip
-        tile = tile_of(layer.precision, layer.out, chain is not None)
+        multiprocessors, memory = resources(x[0].device)
+        tile = tile_of(layer.precision, layer.out, chain is not None, memory)
         rows, self.warps, self.stages = len(x[0]), tile.warps, tile.stages
         across = tile.columns // tile.parts
         full = y[0].dtype == torch.float32
@@ -107,8 +121,7 @@ class Launch:
         inputs = [descriptor(part, tile.rows, tile.depth) for part in x]
         weights = [descriptor(part, tile.columns, tile.depth) for part in layer.weights]
         tiles = (rows // tile.rows) * -(-layer.out // tile.columns)
-        most = torch.cuda.get_device_properties(x[0].device).multi_processor_count * tile.shares
-        programs = min(most, tiles)
+        programs = min(multiprocessors * tile.shares, tiles)
         self.grid = (programs,)
         self.arguments = (
             inputs[0], inputs[-1], weights[0], weights[-1], layer.bias, held[0], held[-1], ends[0], ends[-1],
@@ -121,7 +134,9 @@ class Launch:
         }  # fmt: skip
 
     def __call__(self) -> None:
-        layer_kernel[self.grid](*self.arguments, **self.settings, num_warps=self.warps, num_stages=self.stages)
+        layer_kernel[self.grid](
+            *self.arguments, **self.settings, num_warps=self.warps, num_stages=self.stages, enable_fp_fusion=True
+        )
 
 
 class Stack:
@@ -142,14 +157,15 @@ class Stack:
         self.steps, self.change = torch.zeros(capacity, **whole), torch.zeros(capacity, **whole)
         self.found = torch.zeros(capacity, dtype=torch.float32, device=device)
         self.clock = torch.zeros(1, **whole)
-        self._graphs: dict[Any, Any] = {}
+        self._graphs: dict[Any, Callable[[], None]] = {}
 
     def step(self, rows: int, tolerance: float, least: int, fed: bool) -> None:
         """Every network applied once to `rows` rows of the state (of `fed`, if noise lies there), in place."""
         asked = (rows, tolerance, least, fed)
         if asked not in self._graphs:
-            self._graphs[asked] = self._captured(self._launches(*asked))
-        self._graphs[asked].replay()
+            run = self._launches(*asked)
+            self._graphs[asked] = self._captured(run) if self.clock.is_cuda else run
+        self._graphs[asked]()
 
     def _launches(self, rows: int, tolerance: float, least: int, fed: bool) -> Callable[[], None]:
         def part(parts: tuple[Any, ...]) -> tuple[Any, ...]:
@@ -174,7 +190,7 @@ class Stack:
 
         return run
 
-    def _captured(self, run: Callable[[], None]) -> Any:
+    def _captured(self, run: Callable[[], None]) -> Callable[[], None]:
         """A CUDA graph of launches. They are called once before, so that nothing compiles while it is captured."""
         moved = (*self.state, self.steps, self.change, self.found, self.clock)
         before = [tensor.clone() for tensor in moved]
@@ -185,7 +201,7 @@ class Stack:
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph, capture_error_mode="thread_local"):
             run()
-        return graph
+        return graph.replay  # type: ignore[no-any-return]
 
 
 def ladder(rows: int, capacity: int) -> int:
