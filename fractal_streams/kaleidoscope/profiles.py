@@ -18,28 +18,13 @@ from fractal_streams.errors import InvalidValueError
 from fractal_streams.kaleidoscope.chain import Engine
 from fractal_streams.kaleidoscope.engines import open_engine
 from fractal_streams.kaleidoscope.fitted import Kaleidoscope
+from fractal_streams.kaleidoscope.measures import FixedPoints, fixed_points
 from fractal_streams.kaleidoscope.network import Float64
 from fractal_streams.kaleidoscope.plots import BLUE, FAINT, GREEN, INK, ORANGE, RED, band, bare, page, save_page
 from fractal_streams.kaleidoscope.starts import Start
 from fractal_streams.spec import whole
 
-FINE = 2001
-"""Points among which fixed points are looked for."""
 MAX_POINTS = 100_000
-
-
-@dataclass(frozen=True, kw_only=True)
-class FixedPoint:
-    """f(x) = x: the place x, the slope of f there, and the network of the bank."""
-
-    place: float
-    slope: float
-    model: int
-
-    @property
-    def stable(self) -> bool:
-        """Whether chains beside it come to it."""
-        return abs(self.slope) < 1.0
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -47,14 +32,14 @@ class Profile:
     """M networks of one value over their range.
 
     range: (low, high). places: (P,) float64, from low to high. outputs: (M, P) float64, f of each place.
-    sources: (M, N) float64 values. fixed_points: of all networks, by network and place.
+    sources: (M, N) float64 values. fixed_points: of each network.
     """
 
     range: tuple[float, float]
     places: Float64
     outputs: Float64
     sources: Float64
-    fixed_points: tuple[FixedPoint, ...]
+    fixed_points: tuple[FixedPoints, ...]
 
     @property
     def losses(self) -> Float64:
@@ -78,10 +63,7 @@ def profile(
     fitted: Kaleidoscope, *, points: int = 100, models: Sequence[int] | None = None, engine: Engine | None = None,
     device: str = "auto",
 ) -> Profile:  # fmt: skip
-    """Outputs of networks of one value over their range, and their fixed points.
-
-    A fixed point lies where f(x) - x changes sign between two of 2,001 places (there by linear interpolation), or is 0
-    on one or several of them (in their middle). Its slope is taken over the distance of two places.
+    """Outputs of networks of one value over their range, and their fixed points, see `measures.fixed_points`.
 
     Args:
         fitted: of shape (1,).
@@ -102,29 +84,16 @@ def profile(
         >>> half = {"layers.0.weight": ones, "layers.0.bias": zeros,
         ...         "layers.1.weight": ones / 2, "layers.1.bias": zeros + np.float32(0.25)}
         >>> found = profile(Kaleidoscope(network=network, tensors=half, sources=points), device="cpu")
-        >>> [(round(p.place, 3), round(p.slope, 3), p.stable) for p in found.fixed_points]
-        [(0.5, 0.5, True)]
+        >>> found.fixed_points[0].places.round(6), found.fixed_points[0].radius, found.losses[0, -1]
+        (array([[0.5]]), array([0.5]), np.float64(0.0625))
     """
     checked(fitted, 1)
     whole(points, "points", 2, MAX_POINTS, "places")
     rows, engine = rows_of(fitted, models), engine or open_engine(fitted, device)
-    low, high = fitted.network.range
-    places = np.linspace(low, high, points)
-    fine, width = np.linspace(low, high, FINE), (high - low) / (FINE - 1)
-    found = outputs_at(engine, fine, rows)
-    fixed: list[FixedPoint] = []
-    for row, model in enumerate(rows):
-        roots = np.asarray(crossings(fine, found[row] - fine))
-        if len(roots):
-            sides = np.concatenate([roots - 0.5 * width, roots + 0.5 * width])
-            below, above = outputs_at(engine, sides, [model])[0].reshape(2, -1)
-            taken = (sides[len(roots) :].astype(np.float32) - sides[: len(roots)].astype(np.float32)).astype(np.float64)
-            fixed += [
-                FixedPoint(place=float(place), slope=float(slope), model=model)
-                for place, slope in zip(roots, (above - below) / taken, strict=True)
-            ]
+    places = np.linspace(*fitted.network.range, points)
     return Profile(
-        range=(low, high), places=places, outputs=outputs_at(engine, places, rows), fixed_points=tuple(fixed),
+        range=fitted.network.range, places=places, outputs=outputs_at(engine, places, rows),
+        fixed_points=tuple(fixed_points(fitted.one(model))[0] for model in rows),
         sources=np.stack([fitted.source_values(model)[:, 0].astype(np.float64) for model in rows]),
     )  # fmt: skip
 
@@ -181,17 +150,6 @@ def outputs_at(engine: Engine, places: Float64, rows: Sequence[int]) -> Float64:
     return np.asarray(as_array(engine.apply(states, owners)), np.float64).reshape(len(rows), len(places))
 
 
-def crossings(places: Float64, gaps: Float64) -> list[float]:
-    """Where gaps at increasing places pass through 0, or are 0: a run of zeros counts once, in its middle."""
-    found, sign = [], np.sign(gaps)
-    zeros = np.flatnonzero(np.diff(np.concatenate([[False], sign == 0, [False]]).astype(np.int8)))
-    found = [0.5 * (places[first] + places[last - 1]) for first, last in zip(zeros[::2], zeros[1::2], strict=True)]
-    for left in np.flatnonzero(sign[:-1] * sign[1:] < 0):
-        share = gaps[left] / (gaps[left] - gaps[left + 1])
-        found.append(places[left] + share * (places[left + 1] - places[left]))
-    return sorted(float(place) for place in found)
-
-
 def save_profiles(
     path: str | Path, found: Profile, travelled: Trajectories | None = None, *, step: int | None = None, title: str = ""
 ) -> Path:  # fmt: skip
@@ -227,7 +185,7 @@ def draw_loss(axes: Any, found: Profile, travelled: Trajectories | None = None, 
         axes.plot(starts, heights, "o", color=RED, ms=5, label="starts", zorder=3)
         axes.plot(
             travelled.iterates[:, :, chosen, 0].ravel(), travelled.losses[:, :, chosen].ravel(), "o", color=GREEN,
-            ms=4, alpha=0.55 if step is None else 1.0, mew=0, label="iterates" if step is None else f"iterate {step}",
+            ms=4, alpha=0.55 if step is None else 1.0, mew=0, label="iterates",
             zorder=4,
         )  # fmt: skip
     low, high = found.range
@@ -245,8 +203,8 @@ def draw_outputs(axes: Any, found: Profile) -> None:
     band(axes, found.places, found.outputs, BLUE, f"f(x), mean of {len(found.outputs)}" if several else "f(x)")
     kinds = ((True, "stable", {"color": GREEN}), (False, "unstable", {"mfc": "white", "mec": RED}))
     for stable, name, ink in kinds:
-        places = [point.place for point in found.fixed_points if point.stable == stable]
-        if places:
+        places = np.concatenate([points.places[points.stable == stable, 0] for points in found.fixed_points])
+        if len(places):
             axes.plot(places, places, "o", ms=6, ls="none", zorder=3, label=f"{name} fixed point", **ink)
     shown = np.unique(found.sources)
     axes.plot(shown, np.full(len(shown), low), "|", color=INK, ms=9, mew=1.4, label="sources", clip_on=False, zorder=4)
