@@ -342,3 +342,28 @@ def distances_after(rows: npt.NDArray[np.float64], first: int) -> npt.NDArray[np
     found = np.sqrt(np.maximum(squares, 0.0) / rows.shape[1])
     found[np.arange(len(rows)) <= np.arange(first, first + len(block))[:, None]] = np.inf
     return np.asarray(found)
+
+
+def split(sources: Sources, count: int) -> tuple[Sources, Sources]:
+    """The first `count` sources of each network, and the others: to fit to, and to hold out.
+
+    Raises:
+        InvalidValueError: fewer than one source on a side.
+
+    Example:
+        >>> first, others = split(points([0.1, 0.5, 0.9]), 2)
+        >>> len(first), len(others)
+        (2, 1)
+    """
+    whole(count, "count", 1, len(sources) - 1, f"of {len(sources)} sources")
+    parts = []
+    for rows in (slice(count), slice(count, None)):
+        origin = dict(sources.origin)
+        for name in ("indices", "items"):
+            if isinstance(origin.get(name), list):
+                origin[name] = origin[name][rows]
+        parts.append(Sources(
+            data=np.ascontiguousarray(sources.data[:, rows]), labels=np.ascontiguousarray(sources.labels[:, rows]),
+            titles=sources.titles, origin=origin,
+        ))  # fmt: skip
+    return parts[0], parts[1]
