@@ -19,7 +19,11 @@ from strategies import INDEX
 
 from fractal_streams import StillStream, StreamSpec, VideoSpec, open_stream
 from fractal_streams.draw import make_plan, reference
-from fractal_streams.presets import PRESETS
+from fractal_streams.kaleidoscope.fitted import Attractors, Kaleidoscope, Sources
+from fractal_streams.kaleidoscope.fitted_spec import FittedSpec
+from fractal_streams.kaleidoscope.network import Network
+from fractal_streams.kaleidoscope.starts import word_table
+from fractal_streams.presets import PRESETS, STREAMS as KINDS
 from fractal_streams.render.numba_backend import NumbaRenderer
 from fractal_streams.render.raster import Raster
 from fractal_streams.render.reference import ReferenceRenderer
@@ -160,6 +164,34 @@ def first_latents(spec: Any) -> dict[str, Any]:
     return {"label": batch.labels.tolist(), **{name: values.tolist() for name, values in sorted(rows.items())}}
 
 
+def first_draws(spec: FittedSpec) -> dict[str, Any]:
+    """What a preset of a kaleidoscope draws by name, which no weights change: of three unfitted networks with 4, 2 and
+    1 attractors it is the keys, the networks, the targets, the iterates, and the words that starts are made from."""
+    network = Network(shape=(1, 8, 8), hidden=4, n_linear=2)
+    dots = np.zeros((1, 3, 1, 8, 8), np.uint8)
+    ends = Attractors(
+        states=np.zeros((7, 64), np.float32), model=np.int32([0, 0, 0, 0, 1, 1, 2]),
+        source=np.int32([0, 1, 2, 2, 0, 1, 1]), distance=np.zeros(7, np.float32), share=np.ones(7, np.float32),
+    )  # fmt: skip
+    fitted = Kaleidoscope(
+        network=network, tensors=network.first_weights(3), attractors=ends,
+        sources=Sources(data=dots, labels=np.int64([[0, 1, 2]]), titles=("a", "b", "c")),
+    )  # fmt: skip
+    stream = KINDS[type(spec)](spec.replace(model=None), fitted=fitted, device="cpu", seed=2024)
+    index = np.array([*range(16), 2**40, 2**63 - 1])
+    names = ("model", "start", "start noise", "start source", "iterate", "target", "target class", "jitter")
+    drawn: dict[str, Any] = {
+        "spec": stream.spec.replace(fingerprint="0" * 32).digest(), "model": stream.model_of(index).tolist(),
+        "keys": {name: stream.key(name) for name in names}, "octave": stream.key("trial", 1, "start octave", 2),
+        "words": word_table(index[-3:], 6, stream.key("start octave", 0)).tolist(),
+    }  # fmt: skip
+    if getattr(spec, "stratified", False):
+        drawn["targets"] = stream.targets(index).tolist()
+    if getattr(spec, "iterates", ()):
+        drawn["iterates"] = stream.iterates(index).tolist()
+    return json.loads(json.dumps(drawn))  # type: ignore[no-any-return]
+
+
 def golden(kind: str, name: str) -> Any:
     pinned = json.loads((GOLDEN / f"{kind}.json").read_text())
     assert name in pinned, f"{name} is not pinned: python tests/golden/pin.py {name}"
@@ -167,7 +199,8 @@ def golden(kind: str, name: str) -> Any:
 
 
 STILLS = sorted(name for name, spec in PRESETS.items() if isinstance(spec, StreamSpec))
-OTHERS = sorted(set(PRESETS) - set(STILLS))
+FITTED = sorted(name for name, spec in PRESETS.items() if isinstance(spec, FittedSpec))
+OTHERS = sorted(set(PRESETS) - set(STILLS) - set(FITTED))
 
 
 @pytest.mark.parametrize("name", STILLS)
@@ -195,3 +228,9 @@ def test_the_pictures_of_a_preset_are_pinned(name: str) -> None:
     found, pinned = np.array(mean_levels(PRESETS[name])), np.array(golden("pictures", name))
     assert found.shape == pinned.shape
     assert (np.abs(found - pinned) > 20).mean() < 0.05
+
+
+@pytest.mark.parametrize("name", FITTED)
+def test_the_draws_of_a_fitted_preset_are_pinned(name: str) -> None:
+    """Integers, equal on every machine; pictures also follow from the weights, which a machine fits for itself."""
+    assert first_draws(PRESETS[name]) == golden("draws", name)

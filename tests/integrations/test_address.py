@@ -9,6 +9,7 @@ from fractal_streams.integrations.address import Address, text_of, value_of
 from hypothesis import given, settings, strategies as st
 
 from fractal_streams.errors import AddressError, DeviceError, FractalStreamsError
+from fractal_streams.kaleidoscope.fitted_spec import FittedSpec
 from fractal_streams.presets import PRESETS
 from fractal_streams.stream import SPLITS
 
@@ -18,9 +19,11 @@ FILES = st.one_of(
     st.builds("{:08d}.{}".format, st.integers(0, 2**63 - 1), st.sampled_from(["png", "bmp", "npy", "json"])),
     st.just(""),
 )
+SIZED = [name for name, spec in PRESETS.items() if not isinstance(spec, FittedSpec)]
+"""Presets whose height and width are of the spec, and not of a file of weights."""
 ADDRESSES = st.builds(
     Address,
-    source=st.sampled_from([*PRESETS, "mandelbrot", "sine"]),
+    source=st.sampled_from([*SIZED, "mandelbrot", "sine"]),
     split=st.sampled_from(SPLITS),
     seed=st.integers(0, 2**64 - 1),
     settings=st.dictionaries(st.sampled_from(["height", "width"]), st.integers(8, 99)).map(lambda d: tuple(d.items())),
@@ -186,3 +189,14 @@ def test_equal_keys_of_another_type_are_other_settings() -> None:
 def test_a_device_that_is_not_there_is_an_error_of_the_device() -> None:
     with pytest.raises(DeviceError):
         Address.parse("mandelbrot/train/seed=0/device=cuda:9999/endless.tar").open_stream()
+
+
+def test_a_kaleidoscope_has_settings_of_its_own() -> None:
+    fingerprint = "1" * 32  # digits alone, and yet no number
+    url = f"fractal://kaleidoscope-10/test/seed=3/fingerprint={fingerprint}/most=40/stratified=false/00000007.png"
+    address = Address.parse(url)
+    assert dict(address.settings) == {"fingerprint": fingerprint, "most": 40, "stratified": False}
+    assert str(address) == url
+    for name in ("model", "height"):
+        with pytest.raises(AddressError, match=f"unknown setting '{name}'"):
+            Address.parse(f"kaleidoscope-10/test/seed=3/{name}=8/00000007.png")
