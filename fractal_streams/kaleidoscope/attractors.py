@@ -137,7 +137,7 @@ def of_model(
 def ends_of(engine: Engine, model: int, first: Float32, schedule: Schedule, tolerance: float) -> Ends:
     """Run chains of one network and join those at rest.
 
-    The middle of each cluster runs on to a tenth of the schedule's tolerance, and those that meet are joined too.
+    The middle of each cluster runs on to a hundredth of the schedule's tolerance, and those that meet are joined too.
     """
     outcome = engine.run(first, np.full(len(first), model), schedule).numpy()
     return joined_ends(engine, model, as_rows(outcome.states), outcome.steps, schedule, tolerance)
@@ -150,7 +150,7 @@ def joined_ends(
     span, member = engine.fitted.network.span, np.full(len(states), -1, np.int64)
     rests = np.flatnonzero((steps >= 0) & np.isfinite(states).all(axis=1))
     middles, first_member = clusters(states[rests], tolerance, span, device=engine.device)
-    finer = Schedule(most=schedule.most, tolerance=0.1 * schedule.tolerance)
+    finer = Schedule(most=schedule.most, tolerance=0.01 * schedule.tolerance)
     settled = states[rests[middles]]
     if len(settled):
         settled = as_rows(engine.run(settled, np.full(len(settled), model), finer).states)
@@ -165,8 +165,8 @@ def unreached(engine: Engine, model: int, sources: Int64, schedule: Schedule, to
     values, span = engine.fitted.source_values(model)[sources], engine.fitted.network.span
     if not len(sources):
         return values
-    kicked = kicked_ends(engine, model, sources, seed)
-    back = kicked[distances(kicked, values, span) <= BACK]
+    ends = kicked_ends(engine, model, sources, seed)
+    back = ends[distances(ends, values, span) <= BACK]
     if not len(back):
         return back
     return ends_of(engine, model, back, schedule, tolerance).states
@@ -174,11 +174,15 @@ def unreached(engine: Engine, model: int, sources: Int64, schedule: Schedule, to
 
 def kicked_ends(engine: Engine, model: int, sources: Int64, seed: int, size: float = KICK) -> Float32:
     """(B, D): 100 steps behind some sources of a network with normal noise on each."""
-    values, span = engine.fitted.source_values(model)[sources], engine.fitted.network.span
-    drawn = normal_table(sources, values.shape[1], rng.key("kaleidoscope-kick", seed)) if size else 0.0
-    never = Schedule(most=KICK_STEPS, tolerance=0.0)
-    first = np.asarray(values + size * span * drawn, np.float32)
+    first, never = kicked(engine.fitted, model, sources, seed, size), Schedule(most=KICK_STEPS, tolerance=0.0)
     return as_rows(engine.run(first, np.full(len(first), model), never).states)
+
+
+def kicked(fitted: Kaleidoscope, model: int, sources: Int64, seed: int, size: float = KICK) -> Float32:
+    """(B, D): some sources of a network with normal noise on each, whose standard deviation is a part of the range."""
+    values = fitted.source_values(model)[sources]
+    drawn = normal_table(sources, values.shape[1], rng.key("kaleidoscope-kick", seed)) if size else 0.0
+    return np.asarray(values + size * fitted.network.span * drawn, np.float32)
 
 
 def distances(one: Any, other: Any, span: float) -> npt.NDArray[np.float64]:

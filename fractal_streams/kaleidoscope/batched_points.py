@@ -117,11 +117,11 @@ def nearest_rows(
     """
     rows, known = np.asarray(as_array(states), np.float64), np.asarray(as_array(table), np.float64)
     place, distance = np.empty(len(rows), np.int64), np.empty(len(rows))
-    other = torch.tensor(known, device=device)
+    other = torch.tensor(np.ascontiguousarray(known), device=device)
     lengths = other.square().sum(dim=1)
     for start in range(0, len(rows), block := max(1, BLOCK_VALUES // max(len(known), known.shape[1]))):
         part = rows[start : start + block]
-        here = torch.tensor(part, device=device)
+        here = torch.tensor(np.ascontiguousarray(part), device=device)
         own = here.square().sum(dim=1, keepdim=True)
         squares = torch.addmm(own + lengths, here, other.mT, alpha=-2.0)
         if others:

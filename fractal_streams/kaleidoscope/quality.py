@@ -29,6 +29,7 @@ from fractal_streams.kaleidoscope.attractors import (
     find_attractors,
     joined_ends,
     key_of,
+    kicked,
     kicked_ends,
 )
 from fractal_streams.kaleidoscope.batched_points import as_rows, nearest_rows
@@ -237,13 +238,19 @@ def nearest_of(
 
 
 def kick_of(engine: Engine, model: int, some: Int64, seed: int) -> dict[str, Any]:
-    """Share of sources from which a kicked state comes back, and near which an unkicked one stays."""
+    """Share of sources from which a kicked state comes back, near which an unkicked one stays; and what is left.
+
+    "left" is the median distance between the two in the end over the kick's: near 0 kicks are forgotten, at 1 they are
+    kept, as by an identity map, of whose kicked states about half count as come back.
+    """
     values, span = engine.fitted.source_values(model)[some], engine.fitted.network.span
-    shares = [
-        figure((distances(kicked_ends(engine, model, some, seed, size), values, span) <= BACK).mean())
-        for size in (KICK, 0.0)
-    ]
-    return {"returned": shares[0], "stayed": shares[1], "sources": len(some)}
+    ends, plain = (kicked_ends(engine, model, some, seed, size) for size in (KICK, 0.0))
+    kicks = distances(kicked(engine.fitted, model, some, seed), values, span)
+    return {
+        "returned": figure((distances(ends, values, span) <= BACK).mean()),
+        "stayed": figure((distances(plain, values, span) <= BACK).mean()),
+        "left": figure(np.median(distances(ends, plain, span) / np.maximum(kicks, 1e-12))), "sources": len(some),
+    }  # fmt: skip
 
 
 def ends_figures(

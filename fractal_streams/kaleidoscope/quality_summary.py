@@ -8,13 +8,11 @@ from typing import Any
 
 import numpy as np
 
+from fractal_streams.kaleidoscope.identity import CONSTANT, IDENTITY
+
 FIXED = ("steps", "distance_steps", "quantiles")
 """Lists that say where the figures beside them were taken."""
 MOST, HALF = 0.9, 0.5
-IDENTITY_SHARE = 0.25
-"""Off the sources, an error below this part of the distance to the nearest one is that of an identity map."""
-CONSTANT_SHARE = 0.1
-"""Outputs of sources that vary by less than this part of the sources' own spread are one output."""
 BLOB_SHARE = 0.8
 """Ends at this part of a mean's distance, and beyond, are no nearer to the sources than a blob."""
 
@@ -76,16 +74,17 @@ def flags_of(part: Mapping[str, Any]) -> list[str]:
     """What is remarkable about a network: "constant", "identity", "memorises", "blobs", "collapsed", "restless".
 
     constant: sources all have one output. identity: data off the sources have an error far below their distance to the
-    nearest source, and kicked sources don't come back. memorises: chains end in copies of sources. blobs: they end no
+    nearest source, and kicks aren't forgotten. memorises: chains end in copies of sources. blobs: they end no
     nearer to sources than a mean of sources lies. collapsed: half of them end in one state, thrice its fair share.
     restless: a tenth and more never rest.
     """
     ends, controls, beside = part["ends"], part["controls"], off_sources(part)
     found = []
     outputs, own = part["reconstruction"]["spread_of_outputs"], controls["spread"]
-    if own and outputs is not None and outputs < CONSTANT_SHARE * own:
+    if own and outputs is not None and outputs**2 < CONSTANT * own**2:
         found.append("constant")
-    if beside and beside[1] < IDENTITY_SHARE * beside[2] and part["kick"]["returned"] < HALF:
+    left = part["kick"]["left"]
+    if beside and beside[1] < IDENTITY * beside[2] and (left is None or left > HALF):
         found.append("identity")
     if ends["copies"] >= MOST:
         found.append("memorises")
@@ -112,8 +111,8 @@ def verdict_of(part: Mapping[str, Any]) -> str:
     if "identity" in flags and beside:
         said.append(
             f"It learnt the identity: {beside[0]} come out with an error of {shown(beside[1])}, though they lie "
-            f"{shown(beside[2])} from the nearest source, and only {percent(part['kick']['returned'])} of kicked "
-            f"sources come back. Iterating it leads nowhere: fit with noise, or with a bottleneck."
+            f"{shown(beside[2])} from the nearest source, and kicks are kept ({shown(part['kick']['left'])} of their "
+            f"size is left). Iterating it leads nowhere: fit with noise, or with a bottleneck."
         )
     if "memorises" in flags:
         said.append(
@@ -186,6 +185,7 @@ def quality_rows(report: Mapping[str, Any]) -> list[tuple[str, str]]:
     rows += [
         ("kicked sources that return", leaf(found["kick"]["returned"], True)),
         ("sources that stay", leaf(found["kick"]["stayed"], True)),
+        ("what is left of a kick", leaf(found["kick"]["left"])),
     ]
     radius = found["spectral_radius"]
     for quantile, value in zip(radius["quantiles"], radius["values"], strict=True):
