@@ -63,7 +63,7 @@ def fit(
         held_out: (H, *shape) pictures or points that are no sources, to tell identity maps by; None takes mirror images
             and blends of pictures, and does not look at points.
         on_identity: what is done if every network is an identity map, that is, if it gives back what it never saw with
-            an error below a quarter of its distance to the sources: "refuse", "warn" or "allow".
+            an error below a third of its distance to the sources: "refuse", "warn" or "allow".
         on_dead: "refuse" or "allow" that every network is a constant map.
         progress: a bar with steps per second, loss and the time left, if tqdm is installed.
 

@@ -17,7 +17,7 @@ from fractal_streams.kaleidoscope.training import Training
 OnIdentity = Literal["refuse", "warn", "allow"]
 CONSTANT = 0.02
 """A network whose outputs' variance over the sources is below this part of the sources' own is a constant map."""
-IDENTITY = 0.25
+IDENTITY = 1.0 / 3.0
 """A network that gives back pictures that it never saw with an error below this part of their distance to the nearest
 source is an identity map: iterating it leads nowhere."""
 SEEN = 0.02
