@@ -32,8 +32,6 @@ ROW_FUNCTIONS: dict[str, Callable[[Any], Any]] = {
     "silu": functional.silu, "tanh": torch.tanh, "sin": torch.sin, "identity": lambda x: x, "linear": lambda x: x,
     "sigmoid": torch.sigmoid,
 }  # fmt: skip
-TABLE_BYTES = 2**26
-"""Of differences to a table that are held at a time."""
 
 
 class TorchEngine:
@@ -91,16 +89,21 @@ class TorchEngine:
                        self._out(table))  # fmt: skip
 
     def nearest(self, states: Any, table: Any, models: Any = None, table_models: Any = None) -> tuple[Any, Any]:
-        rows, values = models_of(models, len(states), self.fitted), as_array(states).astype(np.float32)
-        known = as_array(table).astype(np.float32)
-        place, squares = np.zeros(len(values), np.int64), np.full(len(values), np.inf, np.float32)
-        for number, entry in enumerate(known):  # row by row: a sum over one axis has one order
-            found = np.square(values - entry).mean(axis=1, dtype=np.float32)
+        rows, values = models_of(models, len(states), self.fitted), self._taken(states)
+        known = np.ascontiguousarray(as_array(table), np.float32)
+        squares = np.square(known.astype(np.float64)).sum(axis=1).astype(np.float32)
+        weight, bias = (torch.from_numpy(each).to(values.device) for each in (-2.0 * known, squares))
+        place = np.zeros(len(values), np.int64)
+        for first in range(0, len(values), TILE):  # |a|**2 - 2 a x, of tiles as all products
+            part = values[first : first + TILE]
+            tile = functional.pad(part, (0, 0, 0, TILE - len(part)))
+            scores = as_array(functional.linear(tile, weight, bias))[: len(part)]
             if table_models is not None:
-                found = np.where(as_array(table_models)[number] == rows, found, np.float32(np.inf))
-            place = np.where(found < squares, number, place)
-            squares = np.minimum(found, squares)
-        distance = np.asarray(np.sqrt(squares) / self.fitted.network.span, np.float32)
+                own = as_array(table_models)[None] == rows[first : first + TILE, None]
+                scores = np.where(own, scores, np.float32(np.inf))
+            place[first : first + TILE] = scores.argmin(axis=1)
+        apart = np.square(as_array(values) - known[place]).mean(axis=1, dtype=np.float64) if len(known) else 0.0
+        distance = np.asarray(np.sqrt(apart) / self.fitted.network.span, np.float32)
         return self._out(torch.from_numpy(place)), self._out(torch.from_numpy(distance))
 
     def levels(self, values: Any) -> Any:

@@ -252,7 +252,8 @@ class Run:
         stack, asked = self.stack, self.asked
         self._load(halves(first[torch.from_numpy(np.maximum(slots, 0)).to(first.device)], stack.precision), slots)
         stack.clock.zero_()
-        self._keep(0)
+        if 0 in asked.keep:
+            self._keep(0)
         for step in range(1, asked.most + 1):
             stack.step(self.rows, self.rest, asked.least, fed=self.jitter is not None and step > 1)
             if step in asked.keep:
@@ -290,9 +291,8 @@ class Run:
         return joined(tuple(part[here, : self.stack.network.size] for part in self.stack.state))
 
     def _keep(self, column: int) -> None:
-        if self.asked.keep and (column or self.asked.keep[0] == 0):
-            here, there = self._rows_of(np.flatnonzero(self.slots >= 0))
-            self.out.kept[there, column] = self._values(here)
+        here, there = self._rows_of(np.flatnonzero(self.slots >= 0))
+        self.out.kept[there, column] = self._values(here)
 
     def _finish(self, slots: Int64, step: int) -> None:
         """Hand out chains; of iterates that come later, the state they rest in."""

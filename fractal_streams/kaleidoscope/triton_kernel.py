@@ -4,7 +4,8 @@ A row's sums are taken in one order, k after k in one accumulator, wherever the 
 split of k, no other tile for other batches. So row r of any batch is, to the bit, what it would be alone.
 
 float32 goes through pairs of float16, x = high + low / 2048 of 22 bits: x w = high high + (high low + low high) / 2048,
-three products of tensor cores, each exact, with float32 sums.
+three products of tensor cores, each exact. Tensor cores cut their sums off where float32 would round them; so those of
+the high halves are added up by the ordinary units, 64 k after 64 k.
 """
 
 # mypy: ignore-errors
@@ -74,7 +75,7 @@ def activated(x, name: tl.constexpr, rough: tl.constexpr):
 @triton.jit
 def layer_kernel(
     x, x_low, w, w_low, bias, state, state_low, y, y_low, tile_models, steps, change,
-    rows, columns, k_tiles, size,
+    rows, columns, k_tiles, size, one,
     name: tl.constexpr, last: tl.constexpr, pair: tl.constexpr, full: tl.constexpr,
     bm: tl.constexpr, bn: tl.constexpr, bk: tl.constexpr, group: tl.constexpr, programs: tl.constexpr,
     parts: tl.constexpr,
@@ -83,6 +84,7 @@ def layer_kernel(
 
     x, w, state, y and their low halves are descriptors. last: rows at rest (steps >= 0) keep their state, and the
     largest change of the others goes into `change`, as the bits of a float. full: y is float32, with no low half.
+    one: 1.0, which the compiler must not know: it would let the tensor cores add.
     """
     tiles_m, tiles_n = tl.cdiv(rows, bm), tl.cdiv(columns, bn)
     across: tl.constexpr = bn // parts
@@ -99,11 +101,13 @@ def layer_kernel(
             cross = tl.zeros((bm, bn), tl.float32)
         for k in range(k_tiles):
             a, b = x.load([row, k * bk]), w.load([of, k * bk])
-            total = tl.dot(a, b.T, total)
             if pair:
+                total += tl.dot(a, b.T) * one
                 a_low, b_low = x_low.load([row, k * bk]), w_low.load([of, k * bk])
                 cross = tl.dot(a, b_low.T, cross)
                 cross = tl.dot(a_low, b.T, cross)
+            else:
+                total = tl.dot(a, b.T, total)
         if pair:
             total = total + cross * (1.0 / _LOW)
         if parts == 1:

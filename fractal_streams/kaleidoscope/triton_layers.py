@@ -125,7 +125,7 @@ class Launch:
         self.grid = (programs,)
         self.arguments = (
             inputs[0], inputs[-1], weights[0], weights[-1], layer.bias, held[0], held[-1], ends[0], ends[-1],
-            tile_models, steps, change, rows, layer.out, layer.into // tile.depth, size,
+            tile_models, steps, change, rows, layer.out, layer.into // tile.depth, size, 1.0,
         )  # fmt: skip
         self.settings = {
             "name": activation, "last": chain is not None, "pair": layer.precision == "float32", "full": full,

@@ -38,7 +38,7 @@ def main() -> None:
             "x": x, "x_low": x, "w": w, "w_low": w, "bias": "*fp32",
             **dict.fromkeys(("state", "state_low", "y", "y_low"), y),
             **dict.fromkeys(("tile_models", "steps", "change"), "*i32"),
-            **dict.fromkeys(("rows", "columns", "k_tiles", "size"), "i32"),
+            **dict.fromkeys(("rows", "columns", "k_tiles", "size"), "i32"), "one": "fp32",
         }  # fmt: skip
         values = {
             "name": "tanh" if last else "relu", "last": last, "pair": pair, "full": False, "bm": tile.rows,
