@@ -212,6 +212,7 @@ def test_presets_open_by_name_everywhere(name: str, pictures: Kaleidoscope, home
     pytest.importorskip("datasets")
     import fsspec
     from fractal_streams.integrations.huggingface import load_dataset
+
     from fractal_streams.kaleidoscope.presets import model_path
 
     made = pictures.save(model_path(PRESETS[name].model))
@@ -233,6 +234,7 @@ def test_presets_open_by_name_everywhere(name: str, pictures: Kaleidoscope, home
 def test_a_stub_names_the_fingerprint(pictures: Kaleidoscope, home: Path, tmp_path: Path) -> None:
     datasets = pytest.importorskip("datasets")
     from fractal_streams.integrations.stub import write_stub
+
     from fractal_streams.kaleidoscope.presets import model_path
 
     path = pictures.save(model_path("kaleidoscope-10"))
@@ -268,18 +270,39 @@ def test_what_is_not_fitted_yet_names_the_command_and_breaks_no_list(home: Path)
         filesystem.ls("kaleidoscope-10/test/seed=0")
     with pytest.raises(FileNotFoundError, match=remedy):
         filesystem.open("kaleidoscope-10/test/seed=0/00000000.png")
-    found = filesystem.glob("{fractal-10,kaleidoscope-10*}/test/seed=0/*7.tar")
-    assert found == ["fractal-10/test/seed=0/shard-000007.tar"]
+    found = filesystem.glob("*/test/seed=0/shard-000007.tar")
+    assert "fractal-10/test/seed=0/shard-000007.tar" in found and not [path for path in found if "kal" in path]
+    assert filesystem.glob("fractal-10*/test/seed=0/*7.tar") == [
+        f"fractal-10{more}/test/seed=0/shard-000007.tar" for more in ("", "0")
+    ]
+    with pytest.raises(InvalidValueError, match=remedy):
+        filesystem.glob("kaleidoscope-10*/test/seed=0/*7.tar")
     assert not [path for path in filesystem.glob("kal*/**") if "seed" in path]
 
 
 def test_the_list_says_what_is_needed(home: Path, pictures: Kaleidoscope) -> None:
     pytest.importorskip("typer")
-    from fractal_streams.kaleidoscope.presets import model_path
-
     from fractal_streams.cli import spec_line
+    from fractal_streams.kaleidoscope.presets import model_path
 
     spec = PRESETS["kaleidoscope-10"]
     assert spec_line(spec).endswith("; needs: fractal-streams kaleidoscope fit kaleidoscope-10")
     pictures.save(model_path("kaleidoscope-10"))
     assert spec_line(spec) == spec.line and "equal shares" in spec.line
+
+
+@pytest.mark.parametrize("name, kind", [("kaleidoscope-10", "pictures"), ("kaleidoscope-10-clips", "clips")])
+def test_show_draws_what_is_fitted(name: str, kind: str, home: Path, pictures: Kaleidoscope) -> None:
+    pytest.importorskip("typer")
+    pillow = pytest.importorskip("PIL.Image")
+    from commands import refused, run
+
+    from fractal_streams.kaleidoscope.presets import model_path
+
+    out = home / ("sheet.gif" if kind == "clips" else "sheet.png")
+    asked = ("show", name, "--indices", "0:4", "--scale", "2", "--no-labels", "--device", "cpu", "--out", str(out))
+    assert "fractal-streams kaleidoscope fit kaleidoscope-10" in refused(*asked)
+    pictures.save(model_path("kaleidoscope-10"))
+    assert f"4 {kind} of {name}" in run(*asked).output
+    with pillow.open(out) as shown:
+        assert getattr(shown, "n_frames", 1) == (8 if kind == "clips" else 1) and min(shown.size) >= 16
