@@ -143,12 +143,12 @@ def profile_frames(
     whole(frames, "frames", 1, 1000, "frames")
     found = profile(fitted, models=[model], device=device)
     travelled = trajectories(fitted, starts=starts, steps=frames - 1, seed=seed, models=[model], device=device)
+    figure = page(6.0, 4.2, dpi=100)
+    axes = figure.subplots()
+    moving = draw_loss(axes, found, travelled, 0)
     for step in range(frames):
-        figure = page(6.0, 4.2, dpi=100)
-        axes = figure.subplots()
-        draw_loss(axes, found, travelled, step)
-        axes.set_title(f"step {step}", fontsize=11)
-        yield pixels_of(figure)
+        moving.set_data(travelled.iterates[0, :, step, 0], travelled.losses[0, :, step])
+        yield moment(figure, axes, step)
 
 
 def surface_frames(
@@ -164,12 +164,20 @@ def surface_frames(
     whole(frames, "frames", 1, 1000, "frames")
     found = loss_surface(fitted, points=points, models=[model], device=device)
     travelled = trajectories(fitted, starts=starts, steps=frames - 1, seed=seed, models=[model], device=device)
+    figure = page(6.4, 5.4, dpi=100)
+    axes = figure.add_subplot(projection="3d")
+    moving = draw_surface(axes, found, travelled, step=0)
     for step in range(frames):
-        figure = page(6.4, 5.4, dpi=100)
-        axes = figure.add_subplot(projection="3d")
-        draw_surface(axes, found, travelled, step=step)
-        axes.set_title(f"step {step}", fontsize=11)
-        yield pixels_of(figure)
+        moving._offsets3d = (*travelled.iterates[0, :, step].T, travelled.losses[0, :, step])
+        yield moment(figure, axes, step)
+
+
+def moment(figure: Any, axes: Any, step: int) -> UInt8:
+    """The pixels of a figure under the title of a step; from the first on its layout stays."""
+    axes.set_title(f"step {step}", fontsize=11)
+    drawn = pixels_of(figure)
+    figure.set_layout_engine("none")
+    return drawn
 
 
 def save_profile_animation(path: str | Path, fitted: Kaleidoscope, *, rate: float = CURVE_RATE, **asked: Any) -> Path:

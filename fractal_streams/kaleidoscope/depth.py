@@ -57,11 +57,12 @@ class Study(Table):
         keys = ("noise", "depth")
         kept = Table(rows=tuple(row for row in self.rows if not row["constant"])).means(keys, FIGURES)
         known = {tuple(row[key] for key in keys): row for row in kept}
-        return [
-            {**known.get(tuple(row[key] for key in keys), dict.fromkeys(kept[0] if kept else row)), **row}
-            for row in ({key: row[key] for key in (*keys, "networks", "constant")}
-                        for row in self.means(keys, ("constant",)))
-        ]  # fmt: skip
+        unknown = {name + ending: float("nan") for name in FIGURES for ending in ("", "_sd")}
+        found = []
+        for row in self.means(keys, ("constant",)):
+            first = {key: row[key] for key in (*keys, "networks", "constant")}
+            found.append({**first, **known.get(tuple(row[key] for key in keys), unknown), **first})
+        return found
 
     def save_summary(self, path: str | Path) -> Path:
         """Write `summary` as CSV; the file appears whole or not at all."""
@@ -82,11 +83,12 @@ class Study(Table):
             for number, noise in enumerate(noises):
                 ink = (BLUE, ORANGE, *INKS[2:])[number % 6]
                 columns = [self.values(name, noise=noise, depth=depth, constant=False) for depth in depths]
-                beside = 0.16 * (number - 0.5 * (len(noises) - 1))
+                beside = 0.02 * ((depths[-1] - depths[0]) or 1) * (number - 0.5 * (len(noises) - 1))
                 for place, column in zip(depths, columns, strict=True):
                     axes.plot([place + beside] * len(column), column, "o", ms=3.5, color=ink, alpha=0.45, mew=0)
                     lost = self.values(name, noise=noise, depth=place, constant=True)
-                    axes.plot([place + beside] * len(lost), lost, "x", ms=4.5, color=ink, mew=1.2, clip_on=False)
+                    if len(lost):
+                        axes.plot([place + beside] * len(lost), lost, "x", ms=4.5, color=ink, mew=1.2, clip_on=False)
                 means = [column.mean() if len(column) else float("nan") for column in columns]
                 axes.plot(depths, means, "-", color=ink, lw=1.8, label=f"noise {noise:g}" if noise else "plain")
             if name == "reached_sources":

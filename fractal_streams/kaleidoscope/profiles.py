@@ -174,8 +174,9 @@ def save_profiles(
     return save_page(path, figure)
 
 
-def draw_loss(axes: Any, found: Profile, travelled: Trajectories | None = None, step: int | None = None) -> None:
-    """The loss over the range; starts in red with drop lines, iterates in green."""
+def draw_loss(axes: Any, found: Profile, travelled: Trajectories | None = None, step: int | None = None) -> Any:
+    """The loss over the range; starts in red with drop lines, iterates in green: their line, None without."""
+    iterates = None
     several = len(found.outputs) > 1
     band(axes, found.places, found.losses, BLUE, f"loss, mean of {len(found.outputs)}" if several else "loss")
     if travelled is not None:
@@ -183,7 +184,7 @@ def draw_loss(axes: Any, found: Profile, travelled: Trajectories | None = None, 
         chosen = slice(1, None) if step is None else slice(step, step + 1)
         axes.vlines(starts, 0.0, heights, color=ORANGE, lw=0.9, ls="--")
         axes.plot(starts, heights, "o", color=RED, ms=5, label="starts", zorder=3)
-        axes.plot(
+        (iterates,) = axes.plot(
             travelled.iterates[:, :, chosen, 0].ravel(), travelled.losses[:, :, chosen].ravel(), "o", color=GREEN,
             ms=4, alpha=0.55 if step is None else 1.0, mew=0, label="iterates",
             zorder=4,
@@ -193,6 +194,7 @@ def draw_loss(axes: Any, found: Profile, travelled: Trajectories | None = None, 
     axes.set(xlabel="x", ylabel="loss (f(x) - x)²", xlim=(low - 0.02 * (high - low), high + 0.02 * (high - low)))
     axes.set_ylim(-0.05 * top, 1.12 * top)
     bare(axes).legend(frameon=False, fontsize=8, loc="upper center")
+    return iterates
 
 
 def draw_outputs(axes: Any, found: Profile) -> None:

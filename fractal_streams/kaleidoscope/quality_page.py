@@ -21,7 +21,7 @@ from fractal_streams.spec import whole
 
 MAX_RADII = 256
 """Sources of a network whose spectral radii are drawn, evenly spaced."""
-MAX_BARS, MAX_CLASSES = 60, 10
+MAX_BARS, MAX_CLASSES, LEAST_SHARE = 60, 10, 0.005
 CONTROLS = (("mean", "mean of sources", ORANGE), ("blends", "blends", RED), ("held_out", "held-out", GREEN))
 FLOOR = 1e-7
 """Of a logarithmic axis: about what float32 resolves."""
@@ -169,7 +169,8 @@ def draw_classes(axes: Any, found: Curves, fitted: Kaleidoscope) -> None:
     bare(axes).set_title("class of the nearest source", fontsize=10)
     shares = found.class_shares.mean(axis=0)
     order = np.argsort(-shares[-1], kind="stable")
-    shown, rest = order[:MAX_CLASSES], order[MAX_CLASSES:]
+    held = [label for label in order if shares[:, label].max() >= LEAST_SHARE][:MAX_CLASSES]
+    shown, rest = np.asarray(held, np.int64), np.setdiff1d(order, held)
     layers = [*shares[:, shown].T, *([shares[:, rest].sum(axis=1)] if len(rest) else [])]
     from matplotlib import colormaps
 
@@ -204,8 +205,10 @@ def draw_basins(axes: Any, fitted: Kaleidoscope) -> None:
     order = np.argsort(-share, kind="stable")[:MAX_BARS]
     inks = np.where(copies[order], INKS[0], INKS[1])
     axes.bar(np.arange(len(order)), share[order], color=inks.tolist(), width=0.85)
-    for ink, words in ((INKS[0], "a source"), (INKS[1], "not a source")):
-        axes.bar([0], [0.0], color=ink, label=words)
+    for ink, words, there in ((INKS[0], "a source", copies), (INKS[1], "not a source", ~copies)):
+        if there.any():
+            axes.bar([0], [0.0], color=ink, label=words)
+    axes.set_ylim(0.0, 1.25 * max(float(share.max()), 1e-3))
     left = 1.0 - float(share.sum())
     axes.set(xlabel=f"attractors of one network, {len(share)}", ylabel="share of chains")
     axes.legend(frameon=False, fontsize=8, title=f"{left:.1%} end at none" if left > 5e-4 else None, title_fontsize=8)

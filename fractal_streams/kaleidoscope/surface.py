@@ -195,8 +195,13 @@ def save_surface(
 def draw_surface(
     axes: Any, found: Surface, travelled: Trajectories | None = None, *, row: int = 0, step: int | None = None,
     height: float | None = None,
-) -> None:  # fmt: skip
-    """The surface seen from an elevation of 20 and an azimuth of -60 degrees; see `save_surface`."""
+) -> Any:  # fmt: skip
+    """The surface seen from an elevation of 20 and an azimuth of -60 degrees; see `save_surface`.
+
+    Returns:
+        The iterates' points, None without.
+    """
+    drawn = None
     low, high = found.range
     span, losses = high - low, found.losses[row]
     heights = [losses.max()] if travelled is None else [losses.max(), travelled.losses[row].max()]
@@ -221,7 +226,7 @@ def draw_surface(
         for number, (steps, ink, name, size) in enumerate(marks):
             points = travelled.iterates[row, :, steps].reshape(-1, 2)
             raised = travelled.losses[row, :, steps].ravel()
-            axes.scatter(
+            drawn = axes.scatter(
                 points[:, 0], points[:, 1], raised, color=ink, s=size, depthshade=False, label=name, lw=0,
                 alpha=0.6 if step is None and number else 1.0, zorder=4 + number,
             )  # fmt: skip
@@ -231,6 +236,7 @@ def draw_surface(
     axes.set_zticks([tick for tick in axes.get_zticks() if 0.0 <= tick <= top])
     axes.tick_params(labelsize=7)
     axes.view_init(elev=ELEVATION, azim=AZIMUTH)
+    return drawn
 
 
 def save_basins(path: str | Path, found: Basins, *, title: str = "") -> Path:
