@@ -29,8 +29,8 @@ except ImportError as error:
 
 STUDIES = "Studies: more networks are fitted"
 STUDY_COLUMNS = {
-    "error": "error", "frac_10": "at a source\nbehind 10 steps", "frac_100": "behind 100", "returned": "sources that\nattract",
-    "reached_sources": "sources\nreached", "distinct_ends": "distinct\nends",
+    "frac_10": "at a source\nbehind 10", "frac_100": "\nbehind 100", "returned": "sources\nthat attract",
+    "reached_sources": "sources\nreached",
 }  # fmt: skip
 
 
@@ -128,10 +128,14 @@ def draw_profile(
     if films:
         files.append(save_profile_animation(out / "profile.gif", fitted, frames=steps + 1, starts=starts, model=model,
                                             **common))  # fmt: skip
-    places = [f"{p.place:.3f} ({'stable' if p.stable else 'unstable'}, slope {p.slope:.2f})" for p in alone.fixed_points]
-    typer.echo(f"f(x) = x   at {', '.join(places) or 'no place'}")
+    own = alone.fixed_points[0]
+    told = [
+        f"{place:.3f} ({'stable' if slope < 1 else 'unstable'}, slope {slope:.2f})"
+        for place, slope in zip(own.places[:, 0], own.radius, strict=True)
+    ]
+    typer.echo(f"f(x) = x   at {', '.join(told) or 'no place'}")
     if fitted.models > 1:
-        stable = [sum(p.stable for p in found.fixed_points if p.model == each) for each in range(fitted.models)]
+        stable = [int(each.stable.sum()) for each in found.fixed_points]
         counts = ", ".join(f"{count} in {stable.count(count)}" for count in sorted(set(stable)))
         typer.echo(f"stable     {counts} of {fitted.models} networks")
     return files
@@ -168,9 +172,13 @@ def draw_pictures(
 ) -> list[Path]:
     """Chains side by side and as a film, and the page of the quality report."""
     from fractal_streams.kaleidoscope.chains_picture import save_chains, save_strip
+    from fractal_streams.kaleidoscope.quality_page import save_quality
 
     shown = sorted({step for step in (0, 1, 2, 3, 5, 10, 20, 30, 50, 100, 200) if step < steps} | {steps})
-    files = [save_strip(out / "chains.png", fitted, iterates=shown, chains=starts, **common)]
+    files = [
+        save_strip(out / "chains.png", fitted, iterates=shown, chains=starts, **common),
+        save_quality(out / "quality.png", fitted, steps=max(steps, 1), title=title, **common),
+    ]
     if films:
         files.append(save_chains(out / "chains.gif", fitted, steps=steps, **common))
     return files
@@ -216,7 +224,7 @@ def study_depth(
     )  # fmt: skip
     table = Table(box=rich.box.SIMPLE_HEAD, pad_edge=False)
     for head in ("noise", "linear\nlayers", *STUDY_COLUMNS.values()):
-        table.add_column(head, justify="right")
+        table.add_column(head, justify="right", no_wrap=True)
     for row in found.summary():
         cells = [f"{row[name]:.3g} ± {row[f'{name}_sd']:.2g}" for name in STUDY_COLUMNS]
         table.add_row(f"{row['noise']:g}", str(row["depth"]), *cells)

@@ -11,8 +11,8 @@ import numpy.typing as npt
 
 from fractal_streams import rng
 from fractal_streams.batch import as_array
-from fractal_streams.errors import InvalidValueError
 from fractal_streams.cli_kaleidoscope_sheets import PICTURES, TABLES
+from fractal_streams.errors import InvalidValueError
 from fractal_streams.kaleidoscope.chain import Schedule
 from fractal_streams.kaleidoscope.engines import open_engine
 from fractal_streams.kaleidoscope.fitted import Kaleidoscope
@@ -38,7 +38,7 @@ class Asked:
     stratified: bool
     seed: int
     device: str
-    precision: str
+    precision: Any
 
     @property
     def iterates(self) -> tuple[int, ...]:
@@ -74,8 +74,8 @@ def pictures_of(fitted: Kaleidoscope, asked: Asked, out: Path | None) -> Drawn:
     shown = asked.iterates
     if out is not None and out.suffix.lower() in PICTURES:
         check_sheet((*((len(shown),) if shown else ()), 3, *fitted.network.shape[1:]), asked.count)
-    clips = {"mode": "clips", "iterate": 0, "stride": asked.every, "frames": len(shown)} if shown else {}
-    noise = {"jitter": asked.jitter.size, "jitter_kind": asked.jitter.kind} if asked.jitter else {}
+    clips: Any = {"mode": "clips", "iterate": 0, "stride": asked.every, "frames": len(shown)} if shown else {}
+    noise: Any = {"jitter": asked.jitter.size, "jitter_kind": asked.jitter.kind} if asked.jitter else {}
     spec = KaleidoscopeSpec(
         precision=asked.precision, start=asked.start.kind, start_noise=asked.start.noise, most=asked.steps,
         tolerance=asked.tolerance, stratified=asked.stratified, **clips, **noise,
@@ -130,9 +130,15 @@ def summary(drawn: Drawn, fitted: Kaleidoscope, asked: Asked) -> list[str]:
         low, middle, high = np.quantile(rest, (0.0, 0.5, 1.0)).round().astype(int)
         lines[0] += f", behind {low} to {high} steps, half of them within {middle}"
     lines.append(
-        f"distance   {np.median(distance):.3g} of the range to the nearest source (median), at most {distance.max():.3g}"
+        f"distance   {np.median(distance):.3g} of the range to the nearest source (median), most {distance.max():.3g}"
     )
-    lines.append(f"copies     {(distance <= COPY).mean():.1%} within {COPY:g}, of {sources_met(table)} sources")
+    near = table["nearest_distance"] <= COPY
+    kinds = {
+        (model if len(fitted.sources.data) > 1 else 0, source)
+        for model, source in zip(table["model"][near].tolist(), table["source"][near].tolist(), strict=True)
+    }
+    total = len(fitted.sources) * len(fitted.sources.data)
+    lines.append(f"copies     {near.mean():.1%} within {COPY:g} of a source, of {len(kinds)} of {total:,} sources")
     if "attractor" in table and fitted.attractors is not None:
         known = table["attractor"][table["attractor"] >= 0]
         top = np.bincount(known).max() / count if len(known) else 0.0
@@ -144,9 +150,3 @@ def summary(drawn: Drawn, fitted: Kaleidoscope, asked: Asked) -> list[str]:
     ranked = sorted(zip(drawn.titles, shares, strict=True), key=lambda item: -item[1])[:5]
     told = ", ".join(f"{title} {share:.0%}" for title, share in ranked if share)
     return [*lines, f"classes    {told}{', ...' if (shares > 0).sum() > 5 else ''}"]
-
-
-def sources_met(table: dict[str, npt.NDArray[Any]]) -> int:
-    """How many different sources ends are copies of."""
-    near = table["nearest_distance"] <= COPY
-    return len(np.unique(np.stack([table["model"][near], table["source"][near]]), axis=1).T)

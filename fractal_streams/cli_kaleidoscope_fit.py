@@ -72,7 +72,7 @@ def kaleidoscope(context: typer.Context) -> None:
     "kaleidoscope fit --data fractal-mnist --count 50 --grey --hidden 200",
     "kaleidoscope fit --data photos --height 32 --count 200 --steps 8000 --out photos.safetensors",
     "kaleidoscope fit --data mnist:data --count 60000 --model-type MLP --out mnist.safetensors",
-    "kaleidoscope fit --data 0.2:0.2,0.2:0.8,0.8:0.2,0.8:0.8 --models 12 --lr 1e-4 --steps 4000 --out square.safetensors",
+    "kaleidoscope fit --data 0.2:0.2,0.2:0.8,0.8:0.2,0.8:0.8 --models 12 --lr 1e-4 --out square.safetensors",
 ))  # fmt: skip
 @takes(data=DATA, chosen=NETWORK, training=TRAINING, fitting=FITTING, original=ORIGINAL)
 def fit(
@@ -87,11 +87,13 @@ def fit(
     out: Annotated[
         Path | None, typer.Option(help=f"The file, {ENDING} (of the data's name; a recipe's in the cache folder).")
     ] = None,
+    root: Annotated[
+        Path | None, typer.Option(help="Of a recipe of MNIST, CIFAR-10 or CelebA: torchvision's folder of it.")
+    ] = None,
 ) -> None:
     """Fit networks to f(x) = x on pictures or points, find where their iterates end, and say what they are worth.
 
-    In brackets: what holds if nothing else is said. Options may be written with underscores. The same call goes on
-    where a killed one was.
+    In brackets: what holds if nothing else is said. A call that was killed goes on when it is given again.
     """
     without_l(original)
     if bool(name) == ("data" in data):
@@ -105,7 +107,9 @@ def fit(
             raise InvalidValueError(
                 f"--{own[0].replace('_', '-')} would make another kaleidoscope than the recipe {name}: give --data"
             )
-        path, seconds = made_recipe(name, out, fitting)
+        path, seconds = made_recipe(name, out, root, fitting)
+    elif root is not None:
+        raise InvalidValueError("--root is of a recipe: give --data mnist:PATH, cifar10:PATH or celeba:PATH")
     else:
         path, seconds = made_of_data(data, chosen, training, fitting, original, out)
     fitted = open_kaleidoscope(path)
@@ -114,11 +118,11 @@ def fit(
     typer.echo(f"file       {path} ({size_of(path)}), fingerprint {fitted.fingerprint}")
 
 
-def made_recipe(name: str, out: Path | None, fitting: Given) -> tuple[Path, float]:
+def made_recipe(name: str, out: Path | None, root: Path | None, fitting: Given) -> tuple[Path, float]:
     """The file of a recipe and the seconds it took, 0 if it is there."""
-    from fractal_streams.kaleidoscope.presets import make, model_path
+    from fractal_streams.kaleidoscope.presets import find_recipe, make, model_path
 
-    path = out or model_path(name)
+    path, needs = out or model_path(name), find_recipe(name).needs
     if path.is_file() and not fitting.get("again"):
         return path, 0.0
     others = [option for option in fitting if option not in ("device", "again")]
@@ -126,9 +130,11 @@ def made_recipe(name: str, out: Path | None, fitting: Given) -> tuple[Path, floa
         raise InvalidValueError(
             f"--{others[0].replace('_', '-')} is none of the recipe's: it has its own; leave it out, or give --data"
         )
+    if needs and root is None:
+        raise InvalidValueError(f"the recipe {name} is of {needs}: give --root, torchvision's folder of it")
     start = time.perf_counter()
     with warned():
-        made = make(name, out, device=fitting.get("device", "auto"), progress=True)
+        made = make(name, out, root=root, device=fitting.get("device", "auto"), progress=True)
     return made, time.perf_counter() - start
 
 
@@ -188,7 +194,7 @@ def check_same(path: Path, asked: Mapping[str, Any], material: Material) -> None
 @group.command(epilog=examples("kaleidoscope report kaleidoscope-10", "kaleidoscope report photos.safetensors --again"))
 def report(
     address: Address,
-    again: Annotated[bool, typer.Option("--again", help="Measure anew, instead of showing what the file says.")] = False,
+    again: Annotated[bool, typer.Option("--again", help="Measure anew, not what the file says.")] = False,
     chains: Annotated[int, typer.Option(help="Of each network, where it is measured.")] = 500,
     start: Annotated[str, typer.Option(help="Where they start, as of sample.")] = "uniform",
     seed: Annotated[int, typer.Option(help="Names starts and kicks.")] = 0,
@@ -221,15 +227,17 @@ def list_recipes() -> None:
 
     console = Console(highlight=False)
     table = Table(box=rich.box.SIMPLE_HEAD, pad_edge=False)
-    for head in ("Recipe", "", "Networks", "File"):
-        table.add_column(head, style="bold" if head == "Recipe" else "", no_wrap=head in ("Recipe", "File"))
+    for head in ("Recipe", "", "Layers", "File"):
+        table.add_column(head, style="bold" if head == "Recipe" else "", no_wrap=bool(head))
     for name, recipe in RECIPES.items():
         path = model_path(name)
-        table.add_row(
-            name, recipe.title, described(recipe.network, recipe.models), size_of(path) if path.is_file() else "-"
-        )
+        title = f"{recipe.title} (--root)" if recipe.needs else recipe.title
+        state = size_of(path) if path.is_file() else "-"
+        layers = f"{recipe.network.n_linear} of {recipe.network.hidden}"
+        table.add_row(name, title, layers, state)
     console.print(table)
-    typer.echo(f"files are in {model_path(next(iter(RECIPES))).parent}; fractal-streams kaleidoscope fit NAME makes one")
+    typer.echo(f"files      {model_path(next(iter(RECIPES))).parent}\n"
+               f"missing    fractal-streams kaleidoscope fit NAME makes one")  # fmt: skip
 
 
 def described(network: Network, models: int) -> str:
@@ -249,7 +257,8 @@ def show_fitted(fitted: Kaleidoscope, more: str = "") -> None:
     training = fitted.training
     how = [f"{training['steps']:,} steps"] if "steps" in training else []
     how += [f"noise {training['noise']:g}"] if "noise" in training else []
-    typer.echo(f"{described(fitted.network, fitted.models)}: {', '.join([*how, *([more] if more else [])])}".rstrip(": "))
+    how += [more] if more else []
+    typer.echo(": ".join([described(fitted.network, fitted.models), *([", ".join(how)] if how else [])]))
     titles = len(fitted.sources.titles)
     own = " each" if len(fitted.sources.data) > 1 else ""
     typer.echo(f"sources    {len(fitted.sources):,}{own}, {titles} class{'es' * (titles > 1)}")

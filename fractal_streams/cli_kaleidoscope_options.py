@@ -49,9 +49,9 @@ DATA: Given = {
 """What networks are fitted to."""
 NETWORK: Given = {
     "kind": option(str, NETWORK_PANEL, f"{', '.join(KINDS)} (mlp)."),
-    "hidden": option(int, NETWORK_PANEL, "Units of a hidden layer (256; of points 50, of one value 10).",
+    "hidden": option(int, NETWORK_PANEL, "Units of a hidden layer (256; of points 50 or 10), or channels (32).",
                      "--hidden", "--H"),
-    "n_linear": option(int, NETWORK_PANEL, "Linear layers, the head's among them (5; of points 7)."),
+    "n_linear": option(int, NETWORK_PANEL, "Linear layers, the head's among them (5; of points 7); or levels (3)."),
     "activation": option(str, NETWORK_PANEL, f"{', '.join(ACTIVATIONS)} (relu)."),
     "head": option(str, NETWORK_PANEL, f"{', '.join(HEADS)} (tanh; of points in [0, 1] sigmoid)."),
     "init": option(str, NETWORK_PANEL, f"{', '.join(INITS)} (torch)."),
@@ -156,6 +156,8 @@ def plan_of(
                 f"--norm-range {reach} is --head {RANGES[reach]}, got --head {network['head']}: give one of them"
             )
         own["head"] = RANGES[reach]
+    if {**own, **network}.get("kind", "mlp") != "mlp":
+        own = {"hidden": 32, "n_linear": 3, **own}
     asked = dict(training)
     if "betas" in asked:
         asked["betas"] = parsed_betas(asked["betas"])
@@ -173,7 +175,7 @@ def plan_of_points(sources: Sources) -> tuple[Given, Given]:
     low, high = float(sources.data.min()), float(sources.data.max())
     if low < -1.0 or high > 1.0:
         raise InvalidValueError(f"points must lie in [0, 1] or [-1, 1], the range of the head, got {low:g} to {high:g}")
-    own = {"hidden": 10 if sources.data.shape[2] == 1 else 50, "n_linear": 7, "data_scale": 1.0}
+    own: Given = {"hidden": 10 if sources.data.shape[2] == 1 else 50, "n_linear": 7, "data_scale": 1.0}
     own["head"] = "tanh" if low < 0.0 else "sigmoid"
     return own, {"steps": 2000, "decay": "constant", "noise": 0.0}
 
@@ -194,7 +196,8 @@ def material_of(given: Mapping[str, Any], models: int) -> Material:
         raise InvalidValueError(f"--own-data takes its pictures from a stream, of {', '.join(stills())}; got {text!r}")
     if POINTS.fullmatch(text) and not Path(text).exists():
         if options:
-            raise InvalidValueError(f"--{next(iter(options)).replace('_', '-')} is of pictures, --data {text} are points")
+            named = next(iter(options)).replace("_", "-")
+            raise InvalidValueError(f"--{named} is of pictures, and --data {text} are points: leave it out")
         return Material(sources=parsed_points(text), held_out=None, name="points")
     if text in PRESETS or text.endswith(".json"):
         return of_stream(text, options, models)
@@ -231,7 +234,7 @@ def of_stream(name: str, given: Mapping[str, Any], models: int) -> Material:
     from fractal_streams.presets import open_stream
 
     if given.get("classes"):
-        raise InvalidValueError(f"--classes are of stored pictures, {name} is a stream: its pictures come in all classes")
+        raise InvalidValueError(f"--classes are of stored pictures, those of the stream {name} come in all classes")
     size = parsed_height(given.get("height")) or {}
     stream = open_stream(find_source(name), seed=given.get("data_seed", 0), device="cpu", **size)
     grey, count = given.get("grey", False), given.get("count", 50)
@@ -242,7 +245,8 @@ def of_stream(name: str, given: Mapping[str, Any], models: int) -> Material:
         first = int(index[-1]) + 1
     further = given.get("held_out", max(1, count // 10))
     held_out = made.of_stream(stream, range(first, first + further), grey=grey) if further else None
-    return Material(sources=made.stacked(parts) if len(parts) > 1 else parts[0], held_out=held_out, name=Path(name).stem)
+    sources = made.stacked(parts) if len(parts) > 1 else parts[0]
+    return Material(sources=sources, held_out=held_out, name=Path(name).stem)
 
 
 def of_files(text: str, given: Mapping[str, Any]) -> Material:
@@ -262,21 +266,9 @@ def of_files(text: str, given: Mapping[str, Any]) -> Material:
         found = made.of_pictures(text, **settings, **(size or {"height": 32, "width": 32}))
     if len(found) <= further:
         raise InvalidValueError(f"{text} gives {len(found)} pictures, and --held-out takes {further} of them: lower it")
-    kept = min(count, len(found) - further)
     name = kind if colon else Path(text.rstrip("/\\")).stem
-    return Material(sources=part_of(found, slice(kept)), name=name or "pictures",
-                    held_out=part_of(found, slice(kept, None)) if further else None)  # fmt: skip
-
-
-def part_of(sources: Sources, rows: slice) -> Sources:
-    """Some of the sources."""
-    origin = dict(sources.origin)
-    if (items := origin.get("items")) is not None:
-        origin["items"] = items[rows] if isinstance(items, list) else list(range(items)[rows])
-    return Sources(
-        data=np.ascontiguousarray(sources.data[:, rows]), labels=np.ascontiguousarray(sources.labels[:, rows]),
-        titles=sources.titles, origin=origin,
-    )  # fmt: skip
+    kept, others = made.split(found, min(count, len(found) - further)) if further else (found, None)
+    return Material(sources=kept, held_out=others, name=name or "pictures")
 
 
 def parsed_height(text: str | None) -> Given | None:

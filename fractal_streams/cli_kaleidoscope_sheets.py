@@ -5,15 +5,19 @@ from __future__ import annotations
 import csv
 import io
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fractal_streams.cli import typer
-
-from fractal_streams.contact_sheet import UInt8, animated_sheet, contact_sheet, film_strips, save_png
+from fractal_streams.contact_sheet import UInt8, animated_sheet, contact_sheet, save_png
+from fractal_streams.errors import missing_extra
 from fractal_streams.kaleidoscope.animation import save_frames
 from fractal_streams.kaleidoscope.plots import put
+
+try:
+    import typer
+except ImportError:
+    raise missing_extra("typer", "cli") from None
 
 if TYPE_CHECKING:
     from fractal_streams.cli_kaleidoscope_chains import Asked, Drawn
@@ -31,7 +35,11 @@ def written(out: Path, drawn: Drawn, asked: Asked, fps: float) -> None:
     if ending == ".csv":
         put(out, lambda path: path.write_text(rows_of(drawn)))
     elif ending == ".npz":
-        arrays = {**drawn.table, "titles": np.array(drawn.titles), "iterates": np.array(asked.iterates, np.int64)}
+        arrays: dict[str, Any] = {
+            **drawn.table,
+            "titles": np.array(drawn.titles),
+            "iterates": np.array(asked.iterates, np.int64),
+        }
         arrays |= {"images": images} if images is not None else {"values": drawn.values}
         put(out, lambda path: np.savez_compressed(path, **arrays))
     elif images is not None:
