@@ -1,13 +1,17 @@
-"""What every test stands on: Triton's interpreter where there is no GPU, and caches of their own."""
+"""What every test stands on: Triton's interpreter where there is no GPU, caches of their own, compilers unmeasured."""
 
 from __future__ import annotations
 
+import functools
 import os
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from numba.core.dispatcher import Dispatcher
 
 
 def has_gpu() -> bool:
@@ -28,6 +32,31 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if "gpu" in item.keywords and not GPU:
             item.add_marker(pytest.mark.skip(reason="needs a CUDA device, and torch sees none here"))
+
+
+def untraced(method: Callable[..., Any]) -> Callable[..., Any]:
+    """The method, and all it calls, unseen by the tracer that measures coverage."""
+
+    @functools.wraps(method)
+    def call(*arguments: Any, **settings: Any) -> Any:
+        tracer = sys.gettrace()
+        sys.settrace(None)
+        try:
+            return method(*arguments, **settings)
+        finally:
+            sys.settrace(tracer)
+
+    return call
+
+
+def pytest_collection_finish() -> None:
+    """Leave compilers and Triton's interpreter out of coverage: tracing their calls took as long as the calls."""
+    if sys.gettrace() is None:
+        return
+    Dispatcher.compile = untraced(Dispatcher.compile)
+    interpreter = sys.modules.get("triton.runtime.interpreter")  # without it, no test here runs a kernel
+    if interpreter is not None:
+        interpreter.GridExecutor.__call__ = untraced(interpreter.GridExecutor.__call__)
 
 
 @pytest.fixture
