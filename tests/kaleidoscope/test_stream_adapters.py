@@ -24,6 +24,7 @@ from fractal_streams.kaleidoscope.fitted import Kaleidoscope, WeightFileError
 from fractal_streams.kaleidoscope.streams import KaleidoscopeSpec, KaleidoscopeStream
 from fractal_streams.presets import PRESETS
 
+pytestmark = pytest.mark.filterwarnings("ignore:.*multi-threaded.*:DeprecationWarning")  # Python 3.12, of fork
 SPECS = {
     "early": KaleidoscopeSpec(mode="early", iterate=1, last_iterate=3, start="pink"),
     "pairs": KaleidoscopeSpec(mode="pairs", stratified=True, label="attractor"),
