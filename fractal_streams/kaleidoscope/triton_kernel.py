@@ -77,8 +77,7 @@ def layer_kernel(
     x, x_low, w, w_low, bias, state, state_low, y, y_low, tile_models, steps, change,
     rows, columns, k_tiles, size, one,
     name: tl.constexpr, last: tl.constexpr, pair: tl.constexpr, full: tl.constexpr,
-    bm: tl.constexpr, bn: tl.constexpr, bk: tl.constexpr, group: tl.constexpr, programs: tl.constexpr,
-    parts: tl.constexpr,
+    bm: tl.constexpr, bn: tl.constexpr, bk: tl.constexpr, group: tl.constexpr, parts: tl.constexpr,
 ):  # fmt: skip
     """y = activation(x w' + bias) of (rows, K) x and, for the network of each tile of rows, (columns, K) w.
 
@@ -88,7 +87,7 @@ def layer_kernel(
     """
     tiles_m, tiles_n = tl.cdiv(rows, bm), tl.cdiv(columns, bn)
     across: tl.constexpr = bn // parts
-    for tile in tl.range(tl.program_id(0), tiles_m * tiles_n, programs, flatten=True):
+    for tile in tl.range(tl.program_id(0), tiles_m * tiles_n, tl.num_programs(0), flatten=True):
         band = tile // (group * tiles_n)
         first = band * group
         tall = tl.minimum(tiles_m - first, group)

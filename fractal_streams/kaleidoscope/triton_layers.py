@@ -129,8 +129,7 @@ class Launch:
         )  # fmt: skip
         self.settings = {
             "name": activation, "last": chain is not None, "pair": layer.precision == "float32", "full": full,
-            "bm": tile.rows, "bn": tile.columns, "bk": tile.depth, "group": GROUP, "programs": programs,
-            "parts": tile.parts,
+            "bm": tile.rows, "bn": tile.columns, "bk": tile.depth, "group": GROUP, "parts": tile.parts,
         }  # fmt: skip
 
     def __call__(self) -> None:
@@ -197,10 +196,13 @@ class Stack:
         run()
         for tensor, old in zip(moved, before, strict=True):
             tensor.copy_(old)
-        torch.cuda.synchronize()
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, capture_error_mode="thread_local"):
+        graph, aside, here = torch.cuda.CUDAGraph(), torch.cuda.Stream(), torch.cuda.current_stream()
+        aside.wait_stream(here)
+        with torch.cuda.stream(aside):  # torch.cuda.graph would empty torch's memory each time
+            graph.capture_begin(capture_error_mode="thread_local")
             run()
+            graph.capture_end()
+        here.wait_stream(aside)
         return graph.replay  # type: ignore[no-any-return]
 
 

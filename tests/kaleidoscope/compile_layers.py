@@ -42,7 +42,7 @@ def main() -> None:
         }  # fmt: skip
         values = {
             "name": "tanh" if last else "relu", "last": last, "pair": pair, "full": False, "bm": tile.rows,
-            "bn": tile.columns, "bk": tile.depth, "group": GROUP, "programs": 132, "parts": tile.parts,
+            "bn": tile.columns, "bk": tile.depth, "group": GROUP, "parts": tile.parts,
         }  # fmt: skip
         code = machine_code(
             layer_kernel, types, values, capability, num_warps=tile.warps, num_stages=tile.stages,
