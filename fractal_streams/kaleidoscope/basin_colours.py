@@ -49,7 +49,7 @@ def palette(count: int) -> UInt8:
     whole(count, "count", 0, 2**24, "ends")
     ranks, shades = np.arange(count)[:, None], np.linspace(0.0, 1.0, SHADES)[None]
     light = np.broadcast_to(LIGHTEST + (DARKEST - LIGHTEST) * shades, (count, SHADES))
-    hue = FIRST + GOLDEN * ranks
+    hue: Float64 = np.asarray(FIRST + GOLDEN * ranks, np.float64)
     wide = np.array(CHROMA)[ranks % len(CHROMA)] * np.minimum(1.0, 2.2 * np.sqrt(light * (1.0 - light) + 0.02))
     low, high = np.zeros((count, SHADES)), wide
     for _ in range(12):  # the most chroma that sRGB has there, by halves

@@ -226,13 +226,13 @@ class BasinMap:
 
     def numpy(self) -> BasinMap:
         """The same as NumPy arrays."""
-        arrays = (as_array(array) for array in (self.attractor, self.nearest, self.steps))
-        return BasinMap(*arrays, self.planes, self.models, self.table)
+        attractor, nearest, steps = (as_array(array) for array in (self.attractor, self.nearest, self.steps))
+        return BasinMap(attractor, nearest, steps, self.planes, self.models, self.table)
 
 
 def shares(rows: Any, count: int) -> Float64:
     """(B, count) float64: the part of (B, H, W) pixels that has each number from 0 to count - 1."""
-    held = as_tensor(rows).reshape(len(rows), -1).long()
+    held = as_tensor(rows).reshape(len(rows), int(np.prod(rows.shape[1:]))).long()
     found = torch.zeros((len(held), count + 1), dtype=torch.int64, device=held.device)
     found.scatter_add_(1, held + 1, torch.ones_like(held))
     return np.asarray(as_array(found[:, 1:]) / max(1, held.shape[1]), np.float64)
@@ -277,8 +277,11 @@ def basin_map(
     which, x, y = pixels(drawn, height, width)
     ended = Chart(used, known, asked, drawn, of).ends(which, x, y)
     shape = (len(drawn), height, width)
-    found = [tensor.int().reshape(shape) for tensor in (ended.row(asked.within), ended.nearest, ended.steps)]
-    return BasinMap(*(as_array(one) if used.device == "cpu" else one for one in found), drawn, of, known)
+    row, nearest, steps = (
+        as_array(held) if used.device == "cpu" else held
+        for held in (tensor.int().reshape(shape) for tensor in (ended.row(asked.within), ended.nearest, ended.steps))
+    )
+    return BasinMap(row, nearest, steps, drawn, of, known)
 
 
 def pixels(planes: Sequence[Plane], height: int, width: int) -> tuple[Int64, Float64, Float64]:
