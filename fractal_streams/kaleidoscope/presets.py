@@ -16,12 +16,14 @@ from fractal_streams.kaleidoscope.fitted import ENDING, Sources
 from fractal_streams.kaleidoscope.identity import OnIdentity
 from fractal_streams.kaleidoscope.network import Network
 from fractal_streams.kaleidoscope.sources import distinct_indices, of_stream, of_torchvision, points, stacked
+from fractal_streams.kaleidoscope.starts import Start
 from fractal_streams.kaleidoscope.training import Training
 from fractal_streams.priors import Uniform
 from fractal_streams.render.bind import cache_folder
 from fractal_streams.spec import StreamSpec
 from fractal_streams.stream import StillStream
 
+UNIFORM, PINK = Start(), Start(kind="pink")
 PICTURES = 50
 """Sources of each robust network."""
 
@@ -31,6 +33,7 @@ class Recipe:
     """How a kaleidoscope is made.
 
     models, restarts, on_identity: see `fit`.
+    start: of the chains that attractors and the report are made with.
     sources: from the folder of `needs`, or None, to what the networks are fitted to.
     needs: a dataset that must lie in a folder, as torchvision keeps it; "" is none.
     """
@@ -41,12 +44,15 @@ class Recipe:
     sources: Callable[[str | Path | None], Sources]
     models: int = 1
     restarts: int = 1
+    start: Start = UNIFORM
     needs: str = ""
     on_identity: OnIdentity = "refuse"
 
 
-def fractals(edge: int, models: int = 1, grey: bool = False) -> Callable[[str | Path | None], Sources]:
-    """Pictures of ten classes, `PICTURES` for each network, no two alike."""
+def fractals(
+    edge: int, models: int = 1, grey: bool = False, least: float = 0.05
+) -> Callable[[str | Path | None], Sources]:
+    """Pictures of ten classes, `PICTURES` for each network, no two nearer than `least`."""
 
     def made(root: str | Path | None = None) -> Sources:
         spec = StreamSpec(
@@ -54,7 +60,7 @@ def fractals(edge: int, models: int = 1, grey: bool = False) -> Callable[[str | 
             priors={"power": Uniform(1.0, 5.0), "frequency": Uniform(2.0, 10.0)},
         )  # fmt: skip
         stream = StillStream(spec, device="cpu")
-        chosen = distinct_indices(stream, models * PICTURES, grey=grey).reshape(models, PICTURES)
+        chosen = distinct_indices(stream, models * PICTURES, least=least, grey=grey).reshape(models, PICTURES)
         parts = [of_stream(stream, indices, grey=grey) for indices in chosen]
         return parts[0] if models == 1 else stacked(parts)
 
@@ -96,15 +102,17 @@ RECIPES: dict[str, Recipe] = {
     "kaleidoscope-10": Recipe(
         title="50 coloured fractals of 10 classes, 16 x 16",
         network=Network(shape=(3, 16, 16), hidden=256, n_linear=7), training=ROBUST, sources=fractals(16),
+        start=PINK,
     ),
     "kaleidoscope-bank": Recipe(
         title="16 networks of 50 coloured fractals each, 16 x 16",
         network=Network(shape=(3, 16, 16), hidden=256, n_linear=7), training=ROBUST, sources=fractals(16, 16),
-        models=16,
+        models=16, start=PINK,
     ),
     "kaleidoscope-mnist": Recipe(
         title="50 grey fractals of 10 classes, 28 x 28",
-        network=Network(shape=(1, 28, 28), hidden=256, n_linear=7), training=ROBUST, sources=fractals(28, grey=True),
+        network=Network(shape=(1, 28, 28), hidden=256, n_linear=7), training=ROBUST.replace(noise=0.3),
+        sources=fractals(28, grey=True, least=0.1), start=PINK,
     ),
     "seed_1d": Recipe(
         title="the points .2 and .8 of a line", network=LINE, training=original(2000, 1e-3),
@@ -188,6 +196,6 @@ def make(
         recipe.network, recipe.sources(root), recipe.training, models=recipe.models, restarts=recipe.restarts,
         device=device, checkpoint=part, on_identity=recipe.on_identity, progress=progress,
     )  # fmt: skip
-    made = completed(fitted, device=device, progress=progress).save(place)
+    made = completed(fitted, device=device, start=recipe.start, progress=progress).save(place)
     part.unlink(missing_ok=True)
     return made
