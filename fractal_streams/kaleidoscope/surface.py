@@ -26,9 +26,8 @@ ELEVATION, AZIMUTH = 20.0, -60.0
 BASIN_SCHEDULE = Schedule(most=1000, tolerance=1e-6)
 NEAR = 0.02
 """RMSE over the range within which a chain at rest is at an attractor."""
-UNRESOLVED = (168, 168, 172)
-DARKEST, SLOW = 0.30, 0.995
-"""The shade of the slowest points, and the share of points that are not among them."""
+SLOW, LIGHT = 0.995, 0.12
+"""The share of points that are not of the darkest shade, and the part of the shades that is lighter than any used."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -152,23 +151,15 @@ def attractors_of(fitted: Kaleidoscope, engine: Engine, model: int) -> Float32:
 
 
 def basin_colours(attractor: npt.NDArray[np.int32], steps: npt.NDArray[np.int32]) -> UInt8:
-    """(..., 3) uint8: hue by attractor, shade by the logarithm of the steps; grey where there is none."""
+    """(..., 3) uint8: hue by attractor; shade by the logarithm of the steps, from the quickest to the slowest there
+    are; grey where there is no attractor."""
+    from fractal_streams.kaleidoscope.basin_colours import SHADES, palette
+
     resting = np.log1p(steps[attractor >= 0].astype(np.float64)) if (attractor >= 0).any() else np.zeros(1)
-    fastest, slowest = np.quantile(resting, [0.0, SLOW])
-    late = (np.log1p(np.maximum(steps, 0)) - fastest) / max(slowest - fastest, 1e-9)
-    shade = 1.0 - (1.0 - DARKEST) * np.clip(late, 0.0, 1.0)
-    inks = attractor_inks(int(attractor.max(initial=0)) + 1)
-    colours = np.rint(inks[np.maximum(attractor, 0)] * shade[..., None]).astype(np.uint8)
-    return np.where((attractor < 0)[..., None], np.array(UNRESOLVED, np.uint8), colours).astype(np.uint8)
-
-
-def attractor_inks(count: int) -> Float64:
-    """(count, 3) levels: hues a golden angle apart, of two strengths in turn."""
-    number = np.arange(count)
-    hue = 6.0 * ((0.58 + 0.618033988749895 * number) % 1.0)
-    strength = np.where(number % 2 == 0, 0.72, 0.50)[:, None]
-    wheel = np.clip(np.abs((hue[:, None] + np.array([0.0, 4.0, 2.0])) % 6.0 - 3.0) - 1.0, 0.0, 1.0)
-    return np.asarray(255.0 * (1.0 - strength + strength * wheel))
+    quickest, slowest = np.quantile(resting, [0.0, SLOW])
+    share = (np.log1p(np.maximum(steps, 0)) - quickest) / max(slowest - quickest, 1e-9)
+    shade = np.rint(LIGHT * SHADES + (SHADES - 1 - LIGHT * SHADES) * np.clip(share, 0.0, 1.0)).astype(np.int64)
+    return palette(int(attractor.max(initial=-1)) + 1)[attractor + 1, shade]
 
 
 def save_surface(

@@ -145,7 +145,10 @@ def test_a_surface_moves_for_15_frames(tmp_path: Path) -> None:
     path = save_surface_animation(tmp_path / "two.gif", linear(0.5 * np.eye(2)), points=6, starts=3, device="cpu")
     shown, lasts, _ = frames_of(path)
     assert len(shown) == 15 and set(lasts) == {330, 340}
-    assert all((one != other).any() for one, other in zip(shown, shown[1:], strict=False))
+    below = [frame[80:].astype(int) for frame in shown]  # the title
+    assert all((one != other).any() for one, other in zip(below[:4], below[1:5], strict=True))
+    red = [np.argwhere(np.abs(frame - (0xD7, 0x26, 0x3D)).max(axis=2) < 4).tolist() for frame in below[2:]]
+    assert red[0] and all(places == red[0] for places in red)  # starts stay
 
 
 def test_chains_are_k_applications_and_step_0_is_the_noise() -> None:

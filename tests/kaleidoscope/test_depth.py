@@ -49,6 +49,12 @@ def test_a_constant_map_is_told() -> None:
     assert row["error"] == pytest.approx(0.25)
 
 
+def test_a_source_that_stays_need_not_attract() -> None:
+    fitted = linear([[1.2]]).replace(training={"noise": 0.0, "dead": []})
+    (row,) = rows_of(fitted, report(fitted, device="cpu", chains=20))
+    assert row["returned"] == 0.0 and row["radius_most"] == pytest.approx(1.2)
+
+
 def test_there_is_a_row_for_each_network(study: Study) -> None:
     kinds = [(row["noise"], row["depth"], row["model"]) for row in study.rows]
     assert kinds == [(noise, depth, model) for noise in (0.0, 0.1) for depth in (2, 3) for model in (0, 1)]

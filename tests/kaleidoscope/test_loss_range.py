@@ -45,13 +45,17 @@ def test_the_largest_loss_at_the_corners_is_that_of_the_map() -> None:
     assert (same["corner_loss"], same["loss_range"], same["model"]) == (0.0, 0.0, 1)
 
 
-def test_the_range_is_larger_than_the_corners_show() -> None:
-    """x -> 1 - x has its largest loss at the corners, all of them; the least, 0, lies at the middle."""
+def test_the_range_is_the_largest_less_the_least() -> None:
+    """Of x -> 1 - x the least, 0, is that of the middle, its source; of x -> x + 1/2 the loss is the same all over."""
     turned = linear([[-1.0]], [[0.5]])
     turned.tensors["layers.1.bias"][:] = 1.0
     (row,) = rows_of(turned, seed=0, device="cpu")
     assert row["corner_loss"] == pytest.approx(1.0) and row["loss_range"] == pytest.approx(1.0)
     assert row["source_loss"] == 0.0
+    moved = linear([[1.0]], [[0.5]])
+    moved.tensors["layers.1.bias"][:] = 0.5
+    (row,) = rows_of(moved, seed=0, device="cpu")
+    assert row["corner_loss"] == pytest.approx(0.25) and row["loss_range"] == pytest.approx(0.0, abs=1e-6)
 
 
 def test_points_of_a_smaller_number_are_among_those_of_a_larger_one() -> None:
@@ -106,9 +110,9 @@ def test_the_plot_shows_mean_and_deviation(tmp_path: Path, monkeypatch: pytest.M
 
 
 def test_means_and_deviations() -> None:
-    table = Table(rows=tuple({"kind": kind, "value": value} for kind, value in (("a", 1.0), ("b", 5.0), ("a", 3.0))))
+    table = Table(rows=tuple({"kind": kind, "value": value} for kind, value in (("a", 1.0), ("b", 5.0), ("a", 5.0))))
     assert table.means(("kind",), ("value",)) == [
-        {"kind": "a", "networks": 2, "value": 2.0, "value_sd": 1.0},
+        {"kind": "a", "networks": 2, "value": 3.0, "value_sd": 2.0},
         {"kind": "b", "networks": 1, "value": 5.0, "value_sd": 0.0},
     ]
 

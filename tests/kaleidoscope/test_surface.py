@@ -14,13 +14,13 @@ Image = pytest.importorskip("PIL.Image")
 
 from fractal_streams.errors import InvalidValueError
 from fractal_streams.kaleidoscope.attractors import find_attractors
+from fractal_streams.kaleidoscope.basin_colours import NOWHERE, palette
 from fractal_streams.kaleidoscope.chain import Schedule
-from fractal_streams.kaleidoscope.fitted import Kaleidoscope
+from fractal_streams.kaleidoscope.fitted import Attractors, Kaleidoscope
 from fractal_streams.kaleidoscope.plots import page
 from fractal_streams.kaleidoscope.profiles import trajectories
 from fractal_streams.kaleidoscope.surface import (
-    UNRESOLVED,
-    attractor_inks,
+    Basins,
     basin_colours,
     basins,
     draw_surface,
@@ -67,29 +67,36 @@ def test_a_table_of_attractors_is_used() -> None:
     assert [(found.attractor == row).sum() for row in range(2)] == [32, 32]
 
 
+def test_chains_that_end_elsewhere_or_do_not_rest_are_at_none() -> None:
+    fitted = find_attractors(two_wells(), device="cpu", chains=64)
+    known = fitted.attractors
+    assert known is not None
+    one = Attractors(**{name: getattr(known, name)[:1] for name in ("states", "model", "source", "distance", "share")})
+    found = basins(fitted.replace(attractors=one), points=8, device="cpu")
+    right = bool(known.states[0, 0] > 0)
+    assert (found.attractor == np.where(np.repeat([False, True], 4) == right, 0, -1)).all()
+    short = basins(fitted, points=8, schedule=Schedule(most=4, tolerance=1e-6), device="cpu")
+    assert (short.attractor == -1).all()
+
+
 def test_what_never_rests_has_no_attractor() -> None:
     schedule = Schedule(most=5, tolerance=1e-6)
     turning = basins(linear([[0.0, 1.0], [-1.0, 0.0]]), points=4, schedule=schedule, device="cpu")
     assert (turning.attractor == -1).all() and (turning.steps == -1).all()
-    assert (turning.picture() == UNRESOLVED).all()
+    assert (turning.picture() == NOWHERE).all()
 
 
 def test_the_picture_has_a_colour_for_each_attractor_and_the_highest_row_first() -> None:
     attractor, steps = np.int32([[0, 0], [1, -1]]), np.int32([[1, 9], [1, -1]])
-    inks = attractor_inks(2)
+    inks = palette(2).astype(int)
     drawn = basin_colours(attractor, steps)
-    assert (drawn[0, 0] == np.rint(inks[0])).all() and (drawn[1, 0] == np.rint(inks[1])).all()
-    assert (drawn[1, 1] == UNRESOLVED).all()
-    assert drawn[0, 1] == pytest.approx(0.3 * inks[0], abs=2.0)  # the slowest is the darkest
-    found = basins(two_wells(), points=16, device="cpu")
-    assert (found.picture() == basin_colours(found.attractor, found.steps)[::-1]).all()
-
-
-def test_inks_are_told_apart() -> None:
-    inks = attractor_inks(12)
-    apart = np.abs(inks[:, None] - inks[None]).max(axis=2)[~np.eye(12, dtype=bool)]
-    assert apart.min() > 20.0
-    assert (attractor_inks(5) == inks[:5]).all()
+    for row, column in ((0, 0), (1, 0)):
+        assert np.abs(inks[attractor[row, column] + 1] - drawn[row, column]).max(axis=1).min() == 0
+    assert (drawn[0, 1] == inks[1, -1]).all()  # the slowest is the darkest
+    assert drawn[0, 0].sum() > 2 * drawn[0, 1].sum() and (drawn[1, 1] == NOWHERE).all()
+    none = np.zeros((0, 2), np.float32)
+    found = Basins(range=(0.0, 1.0), attractor=attractor, steps=steps, states=none, sources=none)
+    assert (found.picture() == drawn[::-1]).all()
 
 
 def test_the_view_is_that_of_the_original() -> None:
