@@ -1,4 +1,4 @@
-"""The commands `kaleidoscope analyse` and `basins`; with them all commands are there."""
+"""The command `kaleidoscope analyse`; with it all commands are there."""
 
 from __future__ import annotations
 
@@ -7,13 +7,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
-import numpy as np
-
-from fractal_streams.cli import Device, app as app, examples, parsed_numbers, parsed_size, words
+from fractal_streams.cli import Device, app as app, examples, parsed_numbers, words
 from fractal_streams.cli_experiment import Command
-from fractal_streams.cli_kaleidoscope_fit import FINGERPRINT_DIGITS, Address, group, show_report
-from fractal_streams.cli_kaleidoscope_sample import Precision, Seed
-from fractal_streams.cli_scan import check_ending, need
+from fractal_streams.cli_kaleidoscope_basins import group as group
+from fractal_streams.cli_kaleidoscope_fit import FINGERPRINT_DIGITS, Address, show_report
+from fractal_streams.cli_kaleidoscope_sample import Seed
+from fractal_streams.cli_scan import need
 from fractal_streams.errors import InvalidValueError, missing_extra
 from fractal_streams.kaleidoscope.fitted import Kaleidoscope
 from fractal_streams.kaleidoscope.fitted_stream import opened
@@ -238,7 +237,3 @@ def parsed_sizes(text: str) -> list[float]:
         return [float(part) for part in words(text)]
     except ValueError:
         raise InvalidValueError(f"--noises is a list of numbers such as 0,0.3, got {text!r}") from None
-
-
-__all__ = ["app"]
-_ = (Precision, check_ending, parsed_size, np)

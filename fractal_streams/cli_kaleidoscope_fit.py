@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 import numpy as np
 
-from fractal_streams.cli import Commands, Device, complain, examples
+from fractal_streams.cli import Commands, Device, examples
 from fractal_streams.cli_experiment import Command, takes
 from fractal_streams.cli_kaleidoscope_options import (
     DATA,
@@ -317,12 +317,3 @@ def warned() -> Iterator[None]:
         warnings.simplefilter("always", UserWarning)
         warnings.showwarning = tell
         yield
-
-
-def counted(values: Mapping[str, float]) -> str:
-    """Shares in words, the largest first."""
-    ranked = sorted(values.items(), key=lambda item: (-item[1], item[0]))
-    return ", ".join(f"{name} {share:.1%}" for name, share in ranked)
-
-
-__all__ = ["Address", "app", "complain", "counted", "group", "show_fitted", "show_report", "size_of", "warned"]

@@ -11,13 +11,13 @@ from fractal_streams.recipes.kaleidoscope_study import Cell, Place, Result, perc
 
 from fractal_streams import open_stream
 from fractal_streams.contact_sheet import contact_sheet, save_png
+from fractal_streams.kaleidoscope.basin_stream import BasinSpec, BasinStream
 from fractal_streams.kaleidoscope.chains_picture import save_chains, save_strip
 from fractal_streams.kaleidoscope.depth import Study, depth_study
 from fractal_streams.kaleidoscope.fitted import Kaleidoscope, Sources
 from fractal_streams.kaleidoscope.network import Network
 from fractal_streams.kaleidoscope.quality_page import save_quality
 from fractal_streams.kaleidoscope.sources import distinct_indices, of_stream, of_torchvision, split
-from fractal_streams.kaleidoscope.streams import BasinSpec, BasinStream
 from fractal_streams.kaleidoscope.training import Training
 from fractal_streams.presets import PRESETS
 
@@ -277,20 +277,44 @@ def basin_maps(place: Place) -> Result:
     """Planes through the inputs of a network, coloured by where they end: plain and denoising."""
     of_scale, edge = place.asked.of_scale, place.asked.of_scale(8, 16, 16)
     sources = of_fractals("fractal-10", of_scale(8, 50, 200), edge, edge, grey=True)
-    network = Network(shape=tuple(sources.data.shape[2:]), hidden=of_scale(32, 256, 256), n_linear=of_scale(3, 7, 7))
+    network = Network(shape=(1, edge, edge), hidden=of_scale(32, 256, 256), n_linear=of_scale(3, 7, 7))
     count, pixels = of_scale(2, 12, 24), of_scale(16, 128, 256)
-    said, pictures, figures = [], [], {}
+    spec = BasinSpec(height=pixels, width=pixels, most=of_scale(20, 300, 300))
+    rows, said, pictures, figures = [], [], [], {}
     for name, noise in (("plain", 0.0), ("denoising", 0.3)):
-        training = Training(steps=of_scale(60, 3000, 6000), noise=noise)
+        training = Training(steps=of_scale(60, 4000, 6000), noise=noise)
         bank = place.bank(name, network, sources, training, models=of_scale(1, 2, 4))
-        stream = BasinStream(
-            BasinSpec(height=pixels, width=pixels, most=of_scale(20, 200, 300)), fitted=bank, **place.common
-        )  # fmt: skip
+        stream = BasinStream(spec, fitted=bank, **place.common)
         batch = stream.generate(range(count)).numpy()
         save_png(place.folder / f"{name}.png", contact_sheet(batch.images, scale=1))
-        pictures.append((f"{name}.png", f"{count} maps of {'a plain' if not noise else 'a denoising'} bank."))
-        kinds = [len(np.unique(image.reshape(3, -1), axis=1).T) for image in batch.images]
-        figures[name] = {"colours": kinds, "attractors": len(bank.attractors) if bank.attractors else 0}
-        said.append(f"{'Plain' if not noise else 'Denoising'}: {count} maps of {bank.models} networks with "
-                    f"{figures[name]['attractors']} attractors in all.")  # fmt: skip
-    return Result(said=tuple(said), pictures=tuple(pictures), figures=figures)
+        pictures.append((f"{name}.png", f"{name.capitalize()}: planes through three sources, at their boundaries."))
+        whole = BasinStream(spec.replace(max_depth=0), fitted=bank, **place.common)
+        found = boundary_dimensions(whole, of_scale(2, 6, 12), of_scale(200, 2000, 20_000))
+        ends = 0 if bank.attractors is None else len(bank.attractors)
+        latents = batch.latents
+        rows.append((
+            name, str(bank.models), str(ends), spread(latents["ends_in_view"], 1), spread(found),
+            spread(latents["edge_share"], percent=True), spread(latents["unresolved_share"], percent=True),
+        ))  # fmt: skip
+        figures[name] = {"attractors": ends, "dimensions": found}
+        words = "a smooth line has 1" if found else "too few points change their end"
+        said.append(
+            f"{name.capitalize()}: the boundary's dimension is {spread(found)} over {len(found)} planes ({words})."
+        )
+    table = Cell(
+        title="Mean ± sd of the maps; the dimension is 2 minus the uncertainty exponent, of whole planes",
+        heads=("bank", "networks", "attractors", "ends in a map", "dimension", "edges", "at none"), rows=tuple(rows),
+    )  # fmt: skip
+    return Result(said=tuple(said), tables=(table,), pictures=tuple(pictures), figures=figures)
+
+
+def boundary_dimensions(stream: BasinStream, count: int, points: int) -> list[float]:
+    """Of the boundary on some planes of a stream, of those on which enough points change their end."""
+    index = np.arange(count)
+    found = [
+        uncertainty(
+            stream.fitted, plane, model=int(model), points=points, rule=stream.rule, engine=stream.engine
+        ).dimension
+        for plane, model in zip(stream.planes(index), stream.model_of(index), strict=True)
+    ]  # fmt: skip
+    return [value for value in found if np.isfinite(value)]

@@ -155,7 +155,7 @@ def uncertainty(
     count = whole(points, "points", 10, 1_000_000, "points")
     asked, key_of = rule or EndRule(), partial(rng.key, "basin-uncertainty", seed)
     used = open_engine(fitted, device) if engine is None else engine
-    chart = Chart(used, end_table(fitted, asked.ends), asked, [plane], models_of([model], 1, fitted))
+    chart = Chart(used, end_table(fitted, asked.ends), asked, [plane], models_of(np.array([model]), 1, fitted))
     drawn = 2.0 * unit_table(np.arange(count), 2, key_of("point")) - 1.0
     x, y = plane.centre[0] + plane.half_width * drawn[:, 0], plane.centre[1] + plane.half_width * drawn[:, 1]
     steps = np.array([0.0, *(sign * part for part in parts for sign in (-1.0, 1.0))]) * plane.half_width
