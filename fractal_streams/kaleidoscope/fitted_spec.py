@@ -29,7 +29,7 @@ class FittedSpec(ABC):
         always has one.
     precision: "float32" or "bfloat16", of weights, states and products.
     start, start_noise: kind and noise of the first states, see `Start`.
-    most, tolerance: steps at most, and the change at which a chain rests, see `Schedule`.
+    most, tolerance: steps at most, and the change at which a chain rests, see `Schedule`. None is what `rest` says.
     version: of the samples.
     """
 
@@ -39,7 +39,7 @@ class FittedSpec(ABC):
     start: str = "uniform"
     start_noise: float = 0.0
     most: int = 100
-    tolerance: float = 1e-3
+    tolerance: float | None = None
     version: int = 1
 
     kind: ClassVar[str] = ""
@@ -53,7 +53,8 @@ class FittedSpec(ABC):
         checked = Start(kind=self.start, noise=self.start_noise)
         most = whole(self.most, "most", 1, MAX_STEPS, "steps")
         made = {
-            "start_noise": checked.noise, "most": most, "tolerance": Schedule(tolerance=self.tolerance).tolerance,
+            "start_noise": checked.noise, "most": most,
+            "tolerance": None if self.tolerance is None else Schedule(tolerance=self.tolerance).tolerance,
             "version": whole(self.version, "version", 1, 2**31 - 1, ""),
         }  # fmt: skip
         for name, value in made.items():
@@ -63,6 +64,13 @@ class FittedSpec(ABC):
     @abstractmethod
     def line(self) -> str:
         """What is drawn, in a line."""
+
+    @property
+    def rest(self) -> float:
+        """The tolerance: 0.001 of the range in float32, and 0.004 in bfloat16, whose last digit near 1 is 1 / 256."""
+        if self.tolerance is not None:
+            return self.tolerance
+        return 1e-3 if self.precision == "float32" else 4e-3
 
     @property
     def first(self) -> Start:

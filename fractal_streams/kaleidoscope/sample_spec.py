@@ -33,7 +33,7 @@ class KaleidoscopeSpec(FittedSpec):
     stratified: whether classes come with equal chances, as far as the networks have attractors of them; see
         `KaleidoscopeStream`.
     trials: chains at most for a stratified sample, 1 to 64.
-    jitter, jitter_kind: size and kind of noise behind each step, see `Jitter`; above 0 it needs tolerance=0.
+    jitter, jitter_kind: size and kind of noise behind each step, see `Jitter`; with it chains don't rest.
 
     Raises:
         InvalidValueError: names the field, the value and the allowed range.
@@ -107,10 +107,15 @@ class KaleidoscopeSpec(FittedSpec):
         return tuple(range(self.iterate, (self.last_iterate or self.iterate) + 1))
 
     @property
+    def rest(self) -> float:
+        """The tolerance; of chains with jitter 0."""
+        return 0.0 if self.jitter and self.tolerance is None else super().rest
+
+    @property
     def schedule(self) -> Schedule:
         """How long chains run, and what is kept of them."""
         noise = Jitter(kind=self.jitter_kind, size=self.jitter) if self.jitter else None
-        return Schedule(most=self.most, tolerance=self.tolerance, keep=self.iterates, jitter=noise)
+        return Schedule(most=self.most, tolerance=self.rest, keep=self.iterates, jitter=noise)
 
     @property
     def line(self) -> str:

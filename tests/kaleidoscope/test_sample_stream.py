@@ -232,7 +232,9 @@ def test_noise_between_steps_keeps_chains_moving(pictures: Kaleidoscope) -> None
     assert (batch.latents["steps"] == -1).all() and np.median(batch.latents["change"]) > 2e-3
     assert (batch.latents["iteration"] == 12).all() and (batch.images != still.generate(range(50)).images).any()
     with pytest.raises(InvalidValueError, match="use tolerance=0"):
-        KaleidoscopeSpec(jitter=0.05)
+        KaleidoscopeSpec(jitter=0.05, tolerance=1e-3)
+    assert KaleidoscopeSpec(jitter=0.05).schedule.tolerance == 0.0
+    assert KaleidoscopeSpec(precision="bfloat16").schedule.tolerance == 4e-3 > KaleidoscopeSpec().rest
 
 
 def test_no_picture_is_in_two_streams(pictures: Kaleidoscope) -> None:
