@@ -26,8 +26,8 @@ ELEVATION, AZIMUTH = 20.0, -60.0
 BASIN_SCHEDULE = Schedule(most=1000, tolerance=1e-6)
 NEAR = 0.02
 """RMSE over the range within which a chain at rest is at an attractor."""
-SLOW, LIGHT = 0.995, 0.12
-"""The share of points that are not of the darkest shade, and the part of the shades that is lighter than any used."""
+QUICK, SLOW, LIGHT = 0.02, 0.995, 0.25
+"""The shares of points of the lightest shade, and not of the darkest; the part of the shades that is lighter still."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -156,7 +156,7 @@ def basin_colours(attractor: npt.NDArray[np.int32], steps: npt.NDArray[np.int32]
     from fractal_streams.kaleidoscope.basin_colours import SHADES, palette
 
     resting = np.log1p(steps[attractor >= 0].astype(np.float64)) if (attractor >= 0).any() else np.zeros(1)
-    quickest, slowest = np.quantile(resting, [0.0, SLOW])
+    quickest, slowest = np.quantile(resting, [QUICK, SLOW])
     share = (np.log1p(np.maximum(steps, 0)) - quickest) / max(slowest - quickest, 1e-9)
     shade = np.rint(LIGHT * SHADES + (SHADES - 1 - LIGHT * SHADES) * np.clip(share, 0.0, 1.0)).astype(np.int64)
     return palette(int(attractor.max(initial=-1)) + 1)[attractor + 1, shade]

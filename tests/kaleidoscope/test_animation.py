@@ -205,6 +205,9 @@ def test_a_strip_ends_with_the_nearest_source(tmp_path: Path) -> None:
     tiles = tiles_of(strip, 4, 8).reshape(2, 4, SIDE, SIDE, 3)
     assert (tiles[:, :3] == levels).all()
     assert (tiles[0, 3] == 128).all()  # halved again and again it is grey
+    sources = chain_strip(fitted, iterates=(0, 8), chains=6, model=0, start=Start(kind="source"), device="cpu")
+    tiles = tiles_of(sources, 3, 18).reshape(6, 3, SIDE, SIDE, 3)
+    assert {0, 255} <= set(tiles[:, 0].ravel().tolist()) and (tiles[:, 2] == 128).all()
     with Image.open(save_strip(tmp_path / "strip.png", fitted, chains=2, device="cpu")) as picture:
         assert picture.size[0] > picture.size[1]
         drawn = tiles_of(np.asarray(picture), 9, 9)

@@ -35,6 +35,7 @@ def test_curves_of_a_contraction_fall_by_its_factor() -> None:
     assert found.distances[:, 1:] / found.distances[:, :-1] == pytest.approx(
         np.repeat([[0.5], [0.25]], 4, axis=1), rel=1e-5
     )
+    assert found.step_norms[0, 0] == pytest.approx(0.5 / 3**0.5 / 2, abs=0.03)  # half of U(-1, 1) over the range
     assert found.distances[0, 0] == pytest.approx(0.25, abs=0.06)  # mean of |U(-1, 1)| over the range of 2
     assert (found.class_shares == 1.0).all() and found.class_shares.shape == (2, 5, 1)
 

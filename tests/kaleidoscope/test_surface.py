@@ -92,7 +92,7 @@ def test_the_picture_has_a_colour_for_each_attractor_and_the_highest_row_first()
     drawn = basin_colours(attractor, steps)
     for row, column in ((0, 0), (1, 0)):
         assert np.abs(inks[attractor[row, column] + 1] - drawn[row, column]).max(axis=1).min() == 0
-    assert (drawn[0, 1] == inks[1, -1]).all()  # the slowest is the darkest
+    assert np.abs(inks[1, -1] - drawn[0, 1]).max() <= 8  # the slowest is the darkest
     assert drawn[0, 0].sum() > 2 * drawn[0, 1].sum() and (drawn[1, 1] == NOWHERE).all()
     none = np.zeros((0, 2), np.float32)
     found = Basins(range=(0.0, 1.0), attractor=attractor, steps=steps, states=none, sources=none)
