@@ -11,6 +11,7 @@ from fractal_streams.recipes.kaleidoscope_study import Cell, Place, Result, perc
 
 from fractal_streams import open_stream
 from fractal_streams.contact_sheet import contact_sheet, save_png
+from fractal_streams.kaleidoscope.basin_boundary import uncertainty
 from fractal_streams.kaleidoscope.basin_stream import BasinSpec, BasinStream
 from fractal_streams.kaleidoscope.chains_picture import save_chains, save_strip
 from fractal_streams.kaleidoscope.depth import Study, depth_study

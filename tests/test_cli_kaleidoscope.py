@@ -301,8 +301,8 @@ def test_a_summary_counts_what_became_of_chains(pictures: Path) -> None:
     fitted = open_kaleidoscope(pictures)
     table = {
         "chain": np.arange(4), "model": np.zeros(4, int), "steps": np.array([3, -1, 9, 5]),
-        "label": np.array([0, 1, 1, 1]), "nearest_distance": np.array([0.01, 0.5, 0.0, 0.3]), "source": np.array([2, 1, 2, 0]),
-        "attractor": np.array([0, -1, 0, 1]),
+        "label": np.array([0, 1, 1, 1]), "nearest_distance": np.array([0.01, 0.5, 0.0, 0.3]),
+        "source": np.array([2, 1, 2, 0]), "attractor": np.array([0, -1, 0, 1]),
     }  # fmt: skip
     asked = Asked(address="", count=4, first=0, start=Start(), steps=9, tolerance=0.1, jitter=None, every=None,
                   stratified=False, seed=0, device="cpu", precision="float32")  # fmt: skip
