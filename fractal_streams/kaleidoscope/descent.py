@@ -192,6 +192,7 @@ class Descent:
                 for _ in range(WARM_UPS):
                     self._step(self._noisy, self._clean)
             torch.cuda.current_stream().wait_stream(aside)
+            self.optimiser.zero_grad(set_to_none=True)  # gradients of the graph lie in its own memory
             graph = torch.cuda.CUDAGraph()
             with torch.cuda.graph(graph):
                 self.loss = self._step(self._noisy, self._clean)

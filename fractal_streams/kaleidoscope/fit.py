@@ -65,7 +65,7 @@ def fit(
         on_identity: what is done if every network is an identity map, that is, if it gives back what it never saw with
             an error below a third of its distance to the sources: "refuse", "warn" or "allow".
         on_dead: "refuse" or "allow" that every network is a constant map.
-        progress: a bar with steps per second, loss and the time left, if tqdm is installed.
+        progress: a bar with steps per second, loss and the time left.
 
     `training` of the result has the settings and lists over the M networks: "loss", "score" (the mean squared error of
     the evaluation that chose the weights, with noise, over the range squared), "best_step", "restart", "dead" and
@@ -73,8 +73,8 @@ def fit(
 
     Raises:
         InvalidValueError: settings or sources that don't fit. IdentityMapError, FitError: as said, with the remedy.
-        WeightFileError: a damaged checkpoint. MissingExtraError: torch, or what the kind of network needs.
-        DeviceError: no such device.
+        WeightFileError: a damaged checkpoint. DeviceError: no such device.
+        MissingExtraError: torch, tqdm for the bar, or what the kind of network needs, is not installed.
 
     Example:
         >>> from fractal_streams.kaleidoscope.sources import points
@@ -189,7 +189,7 @@ def verdict(
     thin = np.unique(np.linspace(0, len(steps) - 1, min(CURVE, len(steps))).astype(np.int64))
     told = {
         **training.to_dict(), "models": models, "restarts": descent.runs // models, "device": descent.device,
-        "torch": torch.__version__, "loss": rounded(loss),
+        "torch": str(torch.__version__), "loss": rounded(loss),
         "score": rounded(score[restart, np.arange(models)] / span**2),
         "best_step": descent.best_step.cpu().numpy()[rows].tolist(), "restart": restart.tolist(),
         "dead": np.flatnonzero(dead).tolist(), "identity": np.flatnonzero(held.is_identity).tolist(),
@@ -224,13 +224,16 @@ class Bar:
 
     def __init__(self, descent: Descent, progress: bool) -> None:
         self.descent, self.bar = descent, None
-        with contextlib.suppress(ImportError):
+        if not progress:
+            return
+        try:
             from tqdm.auto import tqdm  # type: ignore[import-untyped]
-
-            if progress:
-                self.bar = tqdm(
-                    desc="fitting", total=descent.training.steps, initial=descent.done, unit="step", mininterval=0.5
-                )
+        except ImportError:
+            raise missing_extra("tqdm", "kaleidoscope") from None
+        self.bar = tqdm(
+            desc="fitting", total=descent.training.steps, initial=descent.done, unit=" steps", mininterval=0.5,
+            dynamic_ncols=True,
+        )  # fmt: skip
 
     def show(self) -> None:
         """One step more."""

@@ -267,13 +267,14 @@ def distinct_indices(stream: Stream, count: int, *, start: int = 0, least: float
     """
     whole(count, "count", 1, 2**20, "pictures")
     kept: list[int] = []
-    rows = np.empty((0, 0))
+    rows = np.empty((count, 0))
     for first in range(start, start + 20 * count + 1000, BLOCK):
         block = flat_rows(of_stream(stream, range(first, first + BLOCK), grey=grey), 1.0)[0]
+        rows = rows if rows.size else np.empty((count, block.shape[1]))
         for place, row in enumerate(block):
-            if len(rows) == 0 or np.sqrt(np.square(rows - row).mean(axis=1).min()) >= least:
+            if np.square(rows[: len(kept)] - row).mean(axis=1).min(initial=np.inf) >= least**2:
+                rows[len(kept)] = row
                 kept.append(first + place)
-                rows = np.concatenate([rows.reshape(-1, len(row)), row[None]])
             if len(kept) == count:
                 return np.array(kept, np.int64)
     raise InvalidValueError(

@@ -163,11 +163,11 @@ def test_they_are_fitted_one_at_a_time() -> None:
 
 @pytest.mark.slow
 def test_t5_a_unet_without_noise_learns_the_identity_and_with_it_does_not() -> None:
-    network, sources = small("unet", hidden=16), pictures(50)
-    training = Training(steps=1200, learning_rate=2e-3)
+    network, sources = small("unet"), pictures(200)
+    training = Training(steps=800, batch=16, learning_rate=4e-3)
     with pytest.raises(IdentityMapError, match="noise=0.3"):
         fit(network, sources, training.replace(noise=0.0), device="cpu")
     found: Kaleidoscope = fit(network, sources, training, device="cpu")
     assert found.training["identity"] == []
     told = found.training["held_out"]
-    assert told["rmse"][0] > 0.6 * told["distance"][0]
+    assert told["rmse"][0] > 0.4 * told["distance"][0]

@@ -90,9 +90,9 @@ def plain_adam(network: Network, targets: Any, training: Training) -> dict[str, 
 
 @pytest.mark.parametrize("decay", ["constant", "cosine"])
 def test_weights_are_those_of_adam_on_the_mean_squared_error(decay: Any) -> None:
-    training = PLAIN.replace(decay=decay, dtype="float64", steps=250, evaluate_every=250)
+    training = PLAIN.replace(decay=decay, dtype="float64", steps=120)
     found = fit(LINE, TWO, training, device="cpu", on_dead="allow")
-    assert found.training["best_step"] == [250]
+    assert found.training["best_step"] == [120]
     truth = plain_adam(LINE, np.float64([[np.float32(0.2)], [np.float32(0.8)]]), training)
     assert differences({name: array[0] for name, array in found.tensors.items()}, truth) < 1e-6
 
@@ -301,7 +301,7 @@ def test_checkpoints_of_other_fits_and_damaged_ones_are_refused(tmp_path: Path) 
 
 
 def test_constant_maps_are_refused_and_restarts_mend_them() -> None:
-    thin, training = LINE.replace(hidden=5), Training(steps=500, noise=0.0, decay="constant", learning_rate=4e-3)
+    thin, training = LINE.replace(hidden=5), Training(steps=400, noise=0.0, decay="constant", learning_rate=4e-3)
     bank = fit(thin, TWO, training, models=16, device="cpu")
     dead = bank.training["dead"]
     assert 1 <= len(dead) < 16
@@ -437,3 +437,10 @@ def test_a_gpu_comes_to_what_the_cpu_does(few: Sources) -> None:
     here, there = (fit(SMALL, few, training, models=2, device=device, on_dead="allow") for device in ("cpu", "cuda"))
     assert differences(here.tensors, there.tensors) < 1e-3
     assert here.training["loss"] == pytest.approx(there.training["loss"], rel=1e-2)
+
+
+def test_the_bar_shows_rate_loss_and_time_left(capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("tqdm")
+    fit(LINE, TWO, PLAIN.replace(steps=600), device="cpu", on_dead="allow", progress=True)
+    shown = capsys.readouterr().err
+    assert "600/600" in shown and "steps/s" in shown and "loss=" in shown and "<" in shown
