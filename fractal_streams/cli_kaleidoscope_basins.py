@@ -9,7 +9,7 @@ import numpy as np
 
 from fractal_streams.cli import Device, examples, parsed_size
 from fractal_streams.cli_experiment import Command
-from fractal_streams.cli_kaleidoscope_fit import FINGERPRINT_DIGITS, Address, group
+from fractal_streams.cli_kaleidoscope_fit import FINGERPRINT_DIGITS, Address, group as group
 from fractal_streams.cli_kaleidoscope_sample import Seed
 from fractal_streams.cli_scan import need
 from fractal_streams.errors import InvalidValueError, missing_extra
@@ -68,7 +68,7 @@ def basins(
         "plane": plane, "min_depth": low, "max_depth": high, "supersample": supersample, "most": steps, "label": label,
         "tolerance": tolerance, "ends": ends, "unresolved": unresolved,
     }  # fmt: skip
-    spec = BasinSpec(**parsed_size(size), **asked)
+    spec = BasinSpec(**{**parsed_size(size), **asked})
     if out is not None and out.suffix == ".png":
         check_sheet((3, spec.height, spec.width), count)
     stream = BasinStream(spec, fitted=opened(address), seed=seed, device=device)

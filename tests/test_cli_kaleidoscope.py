@@ -5,10 +5,11 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
 import re
+import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -83,7 +84,7 @@ def test_a_fit_of_points_has_the_settings_of_the_original(made: Any) -> None:
     path, text = made["line"]
     fitted = open_kaleidoscope(path)
     assert fitted.network == Network(shape=(1,), hidden=10, n_linear=7, head="sigmoid", data_scale=1.0)
-    assert (fitted.models, fitted.sources.data.ravel().tolist()) == (2, pytest.approx([0.2, 0.8]))
+    assert fitted.models == 2 and fitted.sources.data.ravel().tolist() == pytest.approx([0.2, 0.8])
     told = fitted.training
     assert (told["steps"], told["noise"], told["decay"], told["restarts"]) == (500, 0.0, "constant", 2)
     assert fitted.attractors is not None and fitted.quality is not None
@@ -127,23 +128,36 @@ def test_fitting_again_gives_the_same_weights(folder: Path) -> None:
     assert "all there" not in second and open_kaleidoscope("points.safetensors").fingerprint == fingerprint
 
 
+def stopped(command: list[str], by: signal.Signals) -> tuple[int, int]:
+    """Start a fit, send it a signal when it is on its way; the per cent where it began, and its exit code."""
+    with subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL) as process:
+        assert process.stderr is not None
+        text, shown = "", None
+        while shown is None or not 0 < int(shown[-1]) < 100 or len(set(shown)) < 2:
+            part = os.read(process.stderr.fileno(), 4096).decode()
+            assert part, f"the fit ended by itself: {text}"
+            text += part
+            shown = re.findall(r"fitting: +(\d+)%", text) or None
+        process.send_signal(by)
+        process.communicate()
+        return int(shown[0]), process.returncode
+
+
 @pytest.mark.slow
-def test_a_killed_fit_goes_on_and_ends_as_if_it_had_not_been(folder: Path) -> None:
-    asked = [*LINE, "--steps", "20000", "--models", "4", "--chains", "50", "--out", "killed.safetensors"]
+def test_a_fit_that_is_stopped_goes_on_and_ends_as_if_it_had_not_been(folder: Path) -> None:
+    asked = [*LINE, "--steps", "8000", "--chains", "50", "--out", "stopped.safetensors"]
     command = [sys.executable, "-m", "fractal_streams", "kaleidoscope", *asked]
-    part = folder / "killed.part.safetensors"
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE)
-    deadline = time.monotonic() + 300
-    while not part.exists() and process.poll() is None and time.monotonic() < deadline:
-        time.sleep(0.2)  # written every 30 s
-    process.kill()
-    process.communicate()
-    assert part.exists() and not (folder / "killed.safetensors").exists()
-    resumed = subprocess.run(command, capture_output=True, text=True, check=True)
-    begun = re.search(r"fitting: +(\d+)%", resumed.stderr)
-    assert begun and int(begun[1]) > 0 and not part.exists()
+    assert stopped(command, signal.SIGINT) == (0, 130)
+    names = {path.name for path in folder.iterdir() if path.is_file()}
+    assert names == {"stopped.part.safetensors"}
+    kept = (folder / "stopped.part.safetensors").read_bytes()
+    begun, code = stopped(command, signal.SIGKILL)
+    assert begun > 0 and code == -signal.SIGKILL
+    assert (folder / "stopped.part.safetensors").read_bytes() == kept
+    kaleidoscope(*asked)
     kaleidoscope(*asked[:-1], "whole.safetensors")
-    prints = [open_kaleidoscope(f"{name}.safetensors").fingerprint for name in ("killed", "whole")]
+    assert {path.name for path in folder.iterdir() if path.is_file()} == {"stopped.safetensors", "whole.safetensors"}
+    prints = [open_kaleidoscope(f"{name}.safetensors").fingerprint for name in ("stopped", "whole")]
     assert prints[0] == prints[1]
 
 
