@@ -11,7 +11,7 @@ from fractal_streams.kaleidoscope.planes import PLANE_KINDS, checked_extent
 from fractal_streams.spec import MAX_SIZE, MIN_SIZE, one_of, whole
 
 MOST_DEPTH = 40
-"""Halvings; float32 values of pixels run into each other after about 17."""
+"""Halvings; rounding to float32 shows after about 14."""
 MOST_SAMPLES = 8
 LABELS = ("class", "model", "attractor")
 
@@ -29,7 +29,7 @@ class BasinSpec(FittedSpec):
     extent: half the first width, in distances of the farthest of these points from their mean; of "middle", of the
         range's ends. (0, 100].
     min_depth, max_depth: a picture is the plane halved so often, a whole number drawn with equal chances, 0 to 40; less
-        often where pixels would run into each other in float32 (`Plane.deepest`, about 17): the latent says how often.
+        often where rounding to float32 would show (`Plane.deepest`, about 14): the latent says how often.
         Pictures of depth 1 and more lie at a boundary; where no plane with one is found, depth is 0.
     supersample: 1 to 8; a pixel beside an edge is the mean of so many samples along each edge.
     label: "class", of the source that the end with the largest part of the picture is, or is next to; "attractor", that

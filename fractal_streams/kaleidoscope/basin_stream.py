@@ -80,7 +80,7 @@ class BasinStream(FittedStream):
                 f"basin maps are of networks of two values and more, and the kaleidoscope {spec.model or 'given'} has "
                 f"shape {fitted.network.shape}: kaleidoscope.profiles draws that of one"
             )
-        self.rule = EndRule(most=spec.most, tolerance=spec.tolerance, within=spec.within, ends=spec.ends)
+        self.rule = EndRule(most=spec.most, tolerance=spec.rest, within=spec.within, ends=spec.ends)
         self.table = end_table(fitted, spec.ends)
         self.titles = titles
         if spec.label == "model":

@@ -18,6 +18,8 @@ from fractal_streams.spec import one_of, whole
 
 PLANE_KINDS = ("sources", "attractors", "middle")
 MOST_EXTENT = 100.0
+GRAINS = 8
+"""Steps of rounding in the smallest pixel."""
 FLAT = 1e-9
 """Of a direction's length: what is left of it beside another one, below which both are taken for parallel."""
 
@@ -82,7 +84,7 @@ class Plane:
         pixel = 2.0 * self.half_width / width
         across = (np.arange(width) - 0.5 * (width - 1)) * pixel
         upwards = (0.5 * (height - 1) - np.arange(height)) * pixel
-        return self.centre[0] + across, self.centre[1] + upwards
+        return np.asarray(self.centre[0] + across, np.float64), np.asarray(self.centre[1] + upwards, np.float64)
 
     def grid(self, height: int, width: int) -> Float32:
         """(H * W, D) float32 values of the pixels' centres, row by row from the top."""
@@ -96,13 +98,13 @@ class Plane:
         return replace(self, centre=centre, half_width=self.half_width / factor)
 
     def narrowest(self, height: int, width: int) -> float:
-        """The smallest half width about any point of this rectangle at which neighbouring pixels surely differ.
+        """The smallest half width about any point of this rectangle at which rounding does not show.
 
         A step of a pixel moves value d by pixel * |across_d| to the right, and up likewise. Where |values| reach v_d,
-        float32 are at most spacing(v_d) apart, and two real numbers as far from each other as that never round to the
-        same one. So pixels of max over both directions of min_d(spacing(v_d) / |direction_d|) are enough. Rounding
-        moves a pixel's value by half a spacing in each dimension, so up to about half a pixel as seen from a boundary
-        that stands upright on the plane.
+        float32 are at most spacing(v_d) apart, and two real numbers farther from each other than that never round to
+        the same one. So neighbours surely differ from pixels of max over both directions of
+        min_d(spacing(v_d) / |direction_d|) on. There a pixel's own rounding, and the network's, still blur boundaries
+        by about as much: pixels here are 8 times as large.
         """
         reach = self.half_width * np.array([1.0, height / width])
         most = np.abs(self.origin + self.centre[0] * self.across + self.centre[1] * self.up)
@@ -110,10 +112,10 @@ class Plane:
         spacing = np.spacing(most.astype(np.float32)).astype(np.float64)
         with np.errstate(divide="ignore"):
             pixel = max(float((spacing / np.abs(direction)).min()) for direction in (self.across, self.up))
-        return 0.5 * pixel * width
+        return 0.5 * GRAINS * pixel * width
 
     def deepest(self, height: int, width: int) -> int:
-        """How often the half width may be halved, wherever in this rectangle, before pixels run into each other."""
+        """How often the half width may be halved, wherever in this rectangle, before rounding shows."""
         return max(0, math.floor(math.log2(self.half_width / self.narrowest(height, width))))
 
 
