@@ -9,9 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fractal_streams.contact_sheet import UInt8, animated_sheet, contact_sheet, save_png
 from fractal_streams.errors import missing_extra
-from fractal_streams.kaleidoscope.animation import save_frames
 from fractal_streams.kaleidoscope.plots import put
 
 try:
@@ -62,6 +60,9 @@ def rows_of(drawn: Drawn) -> str:
 
 def save_pictures(out: Path, drawn: Drawn, asked: Asked, fps: float) -> None:
     """A sheet as .png, of ends or of iterates side by side; or a film of iterates."""
+    from fractal_streams.contact_sheet import animated_sheet, contact_sheet, save_png
+    from fractal_streams.kaleidoscope.animation import save_frames
+
     images = drawn.images
     assert images is not None
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -82,6 +83,8 @@ def save_pictures(out: Path, drawn: Drawn, asked: Asked, fps: float) -> None:
 
 def save_folder(out: Path, drawn: Drawn, asked: Asked, fps: float) -> None:
     """A picture of each end with their table; or a sheet of each iterate, as the original program has them."""
+    from fractal_streams.contact_sheet import animated_sheet, save_png
+
     images = drawn.images
     assert images is not None
     out.mkdir(parents=True, exist_ok=True)
@@ -90,7 +93,7 @@ def save_folder(out: Path, drawn: Drawn, asked: Asked, fps: float) -> None:
         for chain, image in zip(drawn.table["chain"], images, strict=True):
             save_png(out / f"{chain:06d}.png", np.ascontiguousarray(np.moveaxis(image, 0, -1)))
         return
-    frames: list[UInt8] = animated_sheet(images, captions_of(drawn))
+    frames = animated_sheet(images, captions_of(drawn))
     for step, frame in zip(asked.iterates, frames, strict=True):
         save_png(out / f"{step:04d}.png", frame)
 

@@ -88,9 +88,10 @@ def said_of_one(found: dict[Any, dict[str, Any]], depths: tuple[int, ...], seeds
     )
     if (50, 3, "he", 1) in found:
         shallow, deep = (part["frac"][part["fit"], 0] for part in (found[50, 3, "he", 1], found[50, 10, "he", 1]))
+        same = len(shallow) and len(deep) and abs(deep.mean() - shallow.mean()) < 0.06
         said.append(
-            f"Of the flat part that is mostly the first weights: with He's and H=50 it is {spread(shallow)} with 3 "
-            f"layers and {spread(deep)} with 10."
+            f"With He's first weights and H=50 the flat part is {spread(shallow)} of the range with 3 layers and "
+            f"{spread(deep)} with 10: {'there depth does not widen it' if same else 'depth widens it there too'}."
         )
     return tuple(said)
 

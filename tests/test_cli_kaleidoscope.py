@@ -507,6 +507,12 @@ def test_help_pages_have_examples(command: str) -> None:
     assert f"fractal-streams kaleidoscope {command}" in text and "Usage:" in text
 
 
+def test_commands_load_torch_only_where_it_is_used() -> None:
+    program = "import sys, fractal_streams.cli_kaleidoscope; print(sorted({'torch', 'matplotlib'} & set(sys.modules)))"
+    found = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == "[]"
+
+
 def test_the_group_alone_shows_its_commands() -> None:
     text = kaleidoscope()
     assert all(f" {name} " in text for name in ("fit", "report", "list", "sample", "gif", "analyse", "basins"))
