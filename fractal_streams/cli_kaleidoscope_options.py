@@ -192,7 +192,7 @@ def material_of(given: Mapping[str, Any], models: int) -> Material:
     """The sources of --data and of the options beside it."""
     text = str(given["data"])
     options = {name: value for name, value in given.items() if name != "data"}
-    if given.get("own_data") and (POINTS.fullmatch(text) or text not in PRESETS):
+    if given.get("own_data") and not (text in PRESETS or text.endswith(".json")):
         raise InvalidValueError(f"--own-data takes its pictures from a stream, of {', '.join(stills())}; got {text!r}")
     if POINTS.fullmatch(text) and not Path(text).exists():
         if options:

@@ -31,7 +31,7 @@ def written(out: Path, drawn: Drawn, asked: Asked, fps: float) -> None:
     """Write samples in the form that the ending says, and say where."""
     ending, images = out.suffix.lower(), drawn.images
     if ending == ".csv":
-        put(out, lambda path: path.write_text(rows_of(drawn)))
+        put(out, lambda path: path.write_bytes(rows_of(drawn).encode()))
     elif ending == ".npz":
         arrays: dict[str, Any] = {
             **drawn.table,
@@ -88,7 +88,7 @@ def save_folder(out: Path, drawn: Drawn, asked: Asked, fps: float) -> None:
     images = drawn.images
     assert images is not None
     out.mkdir(parents=True, exist_ok=True)
-    put(out / "samples.csv", lambda path: path.write_text(rows_of(drawn)))
+    put(out / "samples.csv", lambda path: path.write_bytes(rows_of(drawn).encode()))
     if images.ndim == 4:
         for chain, image in zip(drawn.table["chain"], images, strict=True):
             save_png(out / f"{chain:06d}.png", np.ascontiguousarray(np.moveaxis(image, 0, -1)))

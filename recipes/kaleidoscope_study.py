@@ -146,7 +146,8 @@ def device_name(device: str) -> str:
 
     chosen = resolve_device(device)
     if chosen == "cpu":
-        return f"CPU, {torch.get_num_threads()} threads"
+        threads = torch.get_num_threads()
+        return f"CPU, {threads} thread{'s' * (threads > 1)}"
     return str(torch.cuda.get_device_name(chosen))
 
 
