@@ -142,7 +142,7 @@ def made_of_data(
     data: Given, chosen: Given, training: Given, fitting: Given, original: Given, out: Path | None
 ) -> tuple[Path, float]:
     """The file of own data and the seconds it took, 0 if it is there."""
-    from fractal_streams.kaleidoscope.fit import fit as fit_networks
+    from fractal_streams.kaleidoscope.fitting import fit as fit_networks
     from fractal_streams.kaleidoscope.quality import completed
 
     models = fitting.get("models", 1)

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 
 from fractal_streams.errors import InvalidValueError
-from fractal_streams.kaleidoscope.fit import fit
 from fractal_streams.kaleidoscope.fitted import Kaleidoscope, Sources, open_kaleidoscope
+from fractal_streams.kaleidoscope.fitting import fit
 from fractal_streams.kaleidoscope.network import Network
 from fractal_streams.kaleidoscope.quality import completed
 from fractal_streams.kaleidoscope.training import Training

@@ -12,7 +12,6 @@ if TYPE_CHECKING:
     from fractal_streams.kaleidoscope.attractors import find_attractors as find_attractors
     from fractal_streams.kaleidoscope.chain import Outcome as Outcome, Schedule as Schedule
     from fractal_streams.kaleidoscope.engines import open_engine as open_engine
-    from fractal_streams.kaleidoscope.fit import fit as fit
     from fractal_streams.kaleidoscope.fitted import (
         Attractors as Attractors,
         Kaleidoscope as Kaleidoscope,
@@ -20,6 +19,7 @@ if TYPE_CHECKING:
         WeightFileError as WeightFileError,
         open_kaleidoscope as open_kaleidoscope,
     )
+    from fractal_streams.kaleidoscope.fitting import fit as fit
     from fractal_streams.kaleidoscope.network import Network as Network
     from fractal_streams.kaleidoscope.presets import RECIPES as RECIPES, make as make
     from fractal_streams.kaleidoscope.quality import completed as completed, report as report
@@ -48,7 +48,7 @@ _HOME = {
     "WeightFileError": "fitted",
     "completed": "quality",
     "find_attractors": "attractors",
-    "fit": "fit",
+    "fit": "fitting",
     "make": "presets",
     "of_arrays": "sources",
     "of_pictures": "sources",

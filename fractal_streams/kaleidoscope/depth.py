@@ -133,7 +133,7 @@ def depth_study(
         InvalidValueError: a value out of its range.
         MissingExtraError: torch, or tqdm for the bars, is not installed.
     """
-    from fractal_streams.kaleidoscope.fit import fit
+    from fractal_streams.kaleidoscope.fitting import fit
     from fractal_streams.kaleidoscope.quality import report
     from fractal_streams.kaleidoscope.training import Training
 

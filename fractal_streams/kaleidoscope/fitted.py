@@ -97,7 +97,7 @@ class Kaleidoscope:
 
     tensors: name to float32 weights with the bank as first axis, see `network.Tensors`; of convolutional kinds
         "module.NAME" with a first axis of 1.
-    training: what they were fitted with, as values that JSON holds (see `fit.Training`), with "loss", a list of M
+    training: what they were fitted with, as values that JSON holds (see `training.Training`), with "loss", a list of M
         reconstruction errors (mean squared, over the range squared) on the clean sources.
     quality: the report of `quality.report`, as values that JSON holds; None before it is made.
     attractors: None before `attractors.find_attractors`.

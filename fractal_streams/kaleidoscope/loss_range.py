@@ -134,7 +134,7 @@ def bank_of(
     network: Network, sources: Sources, steps: int, learning_rate: float, seed: int, device: str
 ) -> Kaleidoscope:  # fmt: skip
     """A network for each set of sources."""
-    from fractal_streams.kaleidoscope.fit import fit
+    from fractal_streams.kaleidoscope.fitting import fit
     from fractal_streams.kaleidoscope.training import Training
 
     training = Training(

@@ -187,7 +187,7 @@ def make(
     Raises:
         UnknownNameError: no such recipe. InvalidValueError: no root for one that needs it. Others as `fit`.
     """
-    from fractal_streams.kaleidoscope.fit import fit
+    from fractal_streams.kaleidoscope.fitting import fit
     from fractal_streams.kaleidoscope.quality import completed
 
     recipe, place = find_recipe(name), model_path(name) if out is None else Path(out)

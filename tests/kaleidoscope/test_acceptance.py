@@ -13,8 +13,8 @@ torch = pytest.importorskip("torch")
 from fractal_streams import open_stream
 from fractal_streams.kaleidoscope import measures
 from fractal_streams.kaleidoscope.batched_points import grid
-from fractal_streams.kaleidoscope.fit import fit
 from fractal_streams.kaleidoscope.fitted import Kaleidoscope
+from fractal_streams.kaleidoscope.fitting import fit
 from fractal_streams.kaleidoscope.network import Network
 from fractal_streams.kaleidoscope.quality import report
 from fractal_streams.kaleidoscope.sources import distinct_indices, of_stream, points

@@ -15,8 +15,8 @@ pytest.importorskip("safetensors")
 
 from fractal_streams import open_stream
 from fractal_streams.errors import InvalidValueError, MissingExtraError
-from fractal_streams.kaleidoscope.fit import IdentityMapError, fit
 from fractal_streams.kaleidoscope.fitted import Kaleidoscope, Sources, open_kaleidoscope
+from fractal_streams.kaleidoscope.fitting import IdentityMapError, fit
 from fractal_streams.kaleidoscope.network import Network
 from fractal_streams.kaleidoscope.sources import distinct_indices, of_stream
 from fractal_streams.kaleidoscope.torch_engine import TorchEngine

@@ -14,8 +14,8 @@ pytest.importorskip("safetensors")
 
 from fractal_streams.errors import InvalidValueError, UnknownNameError
 from fractal_streams.kaleidoscope import presets
-from fractal_streams.kaleidoscope.fit import fit
 from fractal_streams.kaleidoscope.fitted import open_kaleidoscope
+from fractal_streams.kaleidoscope.fitting import fit
 from fractal_streams.kaleidoscope.presets import RECIPES, find_recipe, make, model_path
 from fractal_streams.kaleidoscope.sources import again, least_distance, of_arrays
 

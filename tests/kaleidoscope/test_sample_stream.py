@@ -299,7 +299,7 @@ def test_settings_open_a_spec(pictures: Kaleidoscope) -> None:
 
 
 def test_a_line_on_labels_of_early_iterates_beats_chance(pictures: Kaleidoscope) -> None:
-    """Logistic regression from the first iterate to the class of the end, in equal shares: guessing gets .13, it .99."""
+    """Logistic regression from the first iterate to the class of the end, in equal shares: guessing .13, it .99."""
     settings: dict[str, Any] = {"dtype": "float32", "mean": 0.5, "std": 0.25}
     spec = KaleidoscopeSpec(mode="early", stratified=True)
     train, test = (opened(pictures, spec, split=split, **settings).generate(range(2000)) for split in ("train", "test"))

@@ -99,7 +99,7 @@ def test_what_is_finished_is_not_run_again(done: Path, monkeypatch: pytest.Monke
 def test_a_killed_experiment_goes_on_with_the_banks_it_has(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     place, fits = Place(folder=tmp_path, asked=Asked(output_dir=tmp_path, scale="tiny", device="cpu", quiet=True)), []
     study = "fractal_streams.recipes.kaleidoscope_study.fit"
-    from fractal_streams.kaleidoscope.fit import fit
+    from fractal_streams.kaleidoscope.fitting import fit
 
     def counted(network: Any, *given: Any, **more: Any) -> Any:
         fits.append(network.n_linear)

@@ -21,8 +21,8 @@ from fractal_streams import open_stream
 from fractal_streams.errors import InvalidValueError, UnknownNameError, VersionError
 from fractal_streams.kaleidoscope import checkpoint as kept_in
 from fractal_streams.kaleidoscope.descent import Descent
-from fractal_streams.kaleidoscope.fit import FitError, IdentityMapError, IdentityMapWarning, fit
 from fractal_streams.kaleidoscope.fitted import Kaleidoscope, Sources, WeightFileError, open_kaleidoscope
+from fractal_streams.kaleidoscope.fitting import FitError, IdentityMapError, IdentityMapWarning, fit
 from fractal_streams.kaleidoscope.network import Network
 from fractal_streams.kaleidoscope.reference import ReferenceEngine
 from fractal_streams.kaleidoscope.sources import of_arrays, of_stream, points, stacked
@@ -243,7 +243,7 @@ def test_a_killed_fit_goes_on_to_the_bit(tmp_path: Path) -> None:
     program = (
         "import os, signal, sys, torch\n"
         "from fractal_streams.kaleidoscope.descent import Descent\n"
-        "from fractal_streams.kaleidoscope.fit import fit\n"
+        "from fractal_streams.kaleidoscope.fitting import fit\n"
         "from fractal_streams.kaleidoscope.network import Network\n"
         "from fractal_streams.kaleidoscope.sources import points\n"
         "from fractal_streams.kaleidoscope.training import Training\n"
