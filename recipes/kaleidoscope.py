@@ -75,8 +75,8 @@ EXPERIMENTS: dict[str, Experiment] = {
     ),
     "basins": Experiment(
         title="Basin maps",
-        claim="(Not in the original.) A plane through a network's inputs, coloured by where its points end, is a "
-        "fractal picture where the network is plain, and smooth where it is a denoiser.",
+        claim="(Not in the original.) Planes through a network's inputs, coloured by where their points end, have "
+        "rougher boundaries where the network is plain than where it is a denoiser.",
         run=basin_maps,
     ),
 }

@@ -302,6 +302,10 @@ def basin_maps(place: Place) -> Result:
         said.append(
             f"{name.capitalize()}: the boundary's dimension is {spread(found)} over {len(found)} planes ({words})."
         )
+    plain, smooth = (np.array(figures[name]["dimensions"]) for name in ("plain", "denoising"))
+    if len(plain) and len(smooth):
+        verdict = judged(smooth, plain, 1).replace("the seeds", "the planes")
+        said.append(f"The plain networks' boundaries are rougher: {verdict}.")
     table = Cell(
         title="Mean ± sd of the maps; the dimension is 2 minus the uncertainty exponent, of whole planes",
         heads=("bank", "networks", "attractors", "ends in a map", "dimension", "edges", "at none"), rows=tuple(rows),
