@@ -21,6 +21,8 @@ if TYPE_CHECKING:
         unregister as unregister,
     )
     from fractal_streams.kaleidoscope.streams import (
+        BasinSpec as BasinSpec,
+        BasinStream as BasinStream,
         KaleidoscopeSpec as KaleidoscopeSpec,
         KaleidoscopeStream as KaleidoscopeStream,
     )
@@ -48,6 +50,8 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOME = {
+    "BasinSpec": "kaleidoscope.streams",
+    "BasinStream": "kaleidoscope.streams",
     "Batch": "batch",
     "Colouring": "colouring",
     "Formula": "formulas",

@@ -12,7 +12,7 @@ from fractal_streams.errors import InvalidValueError, unknown_name
 from fractal_streams.formulas import CATALOGUE
 from fractal_streams.formulas.definition import REGISTRY
 from fractal_streams.kaleidoscope.fitted_stream import FittedStream
-from fractal_streams.kaleidoscope.streams import KaleidoscopeSpec, KaleidoscopeStream
+from fractal_streams.kaleidoscope.streams import BasinSpec, BasinStream, KaleidoscopeSpec, KaleidoscopeStream
 from fractal_streams.priors import Constant, LogUniform, Prior, Uniform
 from fractal_streams.seed_code import SeedCodeSpec, SeedCodeStream
 from fractal_streams.spec import StreamSpec
@@ -71,6 +71,7 @@ PRESETS: dict[str, Any] = {
     "kaleidoscope-10-early": KaleidoscopeSpec(model="kaleidoscope-10", mode="early", start="pink"),
     "kaleidoscope-10-clips": KaleidoscopeSpec(model="kaleidoscope-10", mode="clips", start="pink"),
     "kaleidoscope-bank": KaleidoscopeSpec(model="kaleidoscope-bank", start="pink"),
+    "kaleidoscope-basins": BasinSpec(model="kaleidoscope-bank", plane="middle", label="model"),
 }
 """Those of kaleidoscopes need a file of weights, which `fractal-streams kaleidoscope fit` makes."""
 
@@ -81,6 +82,7 @@ STREAMS: dict[type, Any] = {
     PointSpec: PointStream,
     TileSpec: TileStream,
     KaleidoscopeSpec: KaleidoscopeStream,
+    BasinSpec: BasinStream,
 }
 """The stream that each kind of spec opens as."""
 

@@ -103,7 +103,7 @@ def shifted_views(
 
     Planes of 0 halvings, and those whose point is NaN, stay as they are.
     """
-    drawn = unit_table(indices, 2, key_of("within")) - 0.5
+    drawn = unit_table(indices, 2, key_of("within")) - 0.5 if len(indices) else np.zeros((0, 2))
     found = []
     for plane, point, depth, shift in zip(planes, points, halvings, drawn, strict=True):
         if depth and not np.isnan(point[0]):

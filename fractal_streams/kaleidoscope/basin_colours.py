@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from fractal_streams.batch import as_array
 from fractal_streams.errors import InvalidValueError, missing_extra
+from fractal_streams.kaleidoscope.basin_spec import MOST_SAMPLES
 from fractal_streams.kaleidoscope.basins import BasinMap, Chart
 from fractal_streams.kaleidoscope.network import Float64
 from fractal_streams.spec import whole
@@ -33,7 +34,6 @@ NOWHERE = 84
 SHADES = 64
 QUICKEST = 2
 """Steps of the quickest chain: one to the end, and one that shows that it rests."""
-MOST_SAMPLES = 8
 
 
 def palette(count: int) -> UInt8:
@@ -79,6 +79,7 @@ def linear_light(light: Float64, chroma: Float64, hue: Float64) -> Float64:
 
 
 def in_range(light: Float64) -> npt.NDArray[np.bool_]:
+    """(...) bool: linear light that sRGB can show."""
     return np.asarray(((light >= -1e-6) & (light <= 1.0 + 1e-6)).all(axis=-1))
 
 

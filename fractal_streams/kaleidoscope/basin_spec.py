@@ -7,7 +7,7 @@ from typing import ClassVar, Literal
 
 from fractal_streams.errors import InvalidValueError
 from fractal_streams.kaleidoscope.fitted_spec import FittedSpec
-from fractal_streams.kaleidoscope.planes import PLANE_KINDS, checked_extent
+from fractal_streams.kaleidoscope.planes import PLANE_KINDS, checked_extent, checked_within
 from fractal_streams.spec import MAX_SIZE, MIN_SIZE, one_of, whole
 
 MOST_DEPTH = 40
@@ -76,9 +76,6 @@ class BasinSpec(FittedSpec):
         one_of(self.label, "label", LABELS)
         one_of(self.ends, "ends", ("attractors", "sources"))
         one_of(self.unresolved, "unresolved", ("grey", "nearest"))
-        within = self.within
-        if isinstance(within, bool) or not isinstance(within, int | float) or not 0.0 <= within <= 1000.0:
-            raise InvalidValueError(f"within must lie in [0, 1000], got {within!r}")
         low = whole(self.min_depth, "min_depth", 0, MOST_DEPTH, "halvings")
         made = {
             "height": whole(self.height, "height", MIN_SIZE, MAX_SIZE, "pixels"),
@@ -89,7 +86,7 @@ class BasinSpec(FittedSpec):
             "supersample": whole(
                 self.supersample, "supersample", 1, MOST_SAMPLES, "samples along each edge of a pixel"
             ),
-            "within": float(within),
+            "within": checked_within(self.within),
         }
         for name, value in made.items():
             object.__setattr__(self, name, value)

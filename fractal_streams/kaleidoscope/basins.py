@@ -16,7 +16,7 @@ from fractal_streams.kaleidoscope.engines import open_engine
 from fractal_streams.kaleidoscope.fitted import Kaleidoscope
 from fractal_streams.kaleidoscope.fitted_stream import nearest_own
 from fractal_streams.kaleidoscope.network import Float32, Float64
-from fractal_streams.kaleidoscope.planes import Plane, checked_size
+from fractal_streams.kaleidoscope.planes import Plane, checked_size, checked_within
 from fractal_streams.rng import Int64
 from fractal_streams.spec import one_of
 
@@ -168,7 +168,8 @@ class Chart:
     def _part(self, which: Int64, x: Float64, y: Float64) -> Ended:
         place, right, high = self._put(which), self._put(x)[:, None], self._put(y)[:, None]
         origin, across, up = (frame[place] for frame in self._frames)
-        return self._run((origin + right * across + high * up).float(), self.models[which])
+        states = (origin + right * across + high * up).float()
+        return self._run(states.numpy() if self.engine.device == "cpu" else states, self.models[which])
 
     def _run(self, states: Any, models: Int64) -> Ended:
         """Round after round; later ones only of chains that rest at no known end."""
@@ -272,8 +273,9 @@ def basin_map(
     asked, drawn = rule or EndRule(), (planes,) if isinstance(planes, Plane) else tuple(planes)
     height, width = checked_size(height, width)
     used = open_engine(fitted, device) if engine is None else engine
-    given = np.full(len(drawn), 0 if models is None else models) if np.ndim(models) == 0 else models
-    of, known = models_of(given, len(drawn), fitted), end_table(fitted, asked.ends) if table is None else table
+    given = models if hasattr(models, "detach") else np.asarray(0 if models is None else models)
+    of = models_of(np.full(len(drawn), given) if given.ndim == 0 else given, len(drawn), fitted)
+    known = end_table(fitted, asked.ends) if table is None else table
     which, x, y = pixels(drawn, height, width)
     ended = Chart(used, known, asked, drawn, of).ends(which, x, y)
     shape = (len(drawn), height, width)
@@ -293,10 +295,3 @@ def pixels(planes: Sequence[Plane], height: int, width: int) -> tuple[Int64, Flo
     of = np.broadcast_to(np.arange(len(planes))[:, None, None], shape)
     across, upwards = np.broadcast_to(x[:, None, :], shape), np.broadcast_to(y[:, :, None], shape)
     return of.reshape(-1), across.reshape(-1), upwards.reshape(-1)
-
-
-def checked_within(within: Any) -> float:
-    """A distance, 0 and up."""
-    if isinstance(within, bool) or not isinstance(within, int | float) or not 0.0 <= within <= 1000.0:
-        raise InvalidValueError(f"within must lie in [0, 1000], got {within!r}")
-    return float(within)

@@ -203,3 +203,10 @@ def checked_extent(extent: Any) -> float:
 def checked_size(height: Any, width: Any) -> tuple[int, int]:
     """Pixels of a map."""
     return whole(height, "height", 1, 2**16, "pixels"), whole(width, "width", 1, 2**16, "pixels")
+
+
+def checked_within(within: Any) -> float:
+    """A distance, 0 and up."""
+    if isinstance(within, bool) or not isinstance(within, int | float) or not 0.0 <= within <= 1000.0:
+        raise InvalidValueError(f"within must lie in [0, 1000], got {within!r}")
+    return float(within)
