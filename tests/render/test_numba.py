@@ -380,8 +380,17 @@ def test_stopping_orbits_that_repeat_changes_no_pixel(monkeypatch: pytest.Monkey
     numba_backend.compiled.cache_clear()
 
 
-@pytest.mark.parametrize("colouring", ["smooth", "stripe_average", "average_magnitude", "interior"])
-@pytest.mark.parametrize("name", ["mandelbrot", "phoenix"])
+@pytest.mark.parametrize(
+    "name, colouring",
+    [
+        ("mandelbrot", "smooth"), ("phoenix", "stripe_average"), ("mandelbrot", "average_magnitude"),
+        ("phoenix", "interior"),
+        *(pytest.param(*pair, marks=pytest.mark.slow) for pair in [
+            ("phoenix", "smooth"), ("mandelbrot", "stripe_average"), ("phoenix", "average_magnitude"),
+            ("mandelbrot", "interior"),
+        ]),
+    ],
+)  # fmt: skip
 def test_what_only_convergence_needs_is_left_out_and_changes_no_pixel(name: str, colouring: str) -> None:
     raster, table = pictures(6, formulas=name, colouring=colouring, height=24, width=24)
     assert "gap" not in raster.accumulators and "gap" in raster.colouring.accumulators
