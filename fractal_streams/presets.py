@@ -71,7 +71,7 @@ PRESETS: dict[str, Any] = {
     "kaleidoscope-10-early": KaleidoscopeSpec(model="kaleidoscope-10", mode="early", start="pink"),
     "kaleidoscope-10-clips": KaleidoscopeSpec(model="kaleidoscope-10", mode="clips", start="pink"),
     "kaleidoscope-bank": KaleidoscopeSpec(model="kaleidoscope-bank", start="pink"),
-    "kaleidoscope-basins": BasinSpec(model="kaleidoscope-bank", plane="middle", label="model"),
+    "kaleidoscope-basins": BasinSpec(model="kaleidoscope-bank", plane="middle", label="model", max_depth=4),
 }
 """Those of kaleidoscopes need a file of weights, which `fractal-streams kaleidoscope fit` makes."""
 

@@ -25,7 +25,7 @@ UInt8 = npt.NDArray[np.uint8]
 GOLDEN = math.pi * (3.0 - math.sqrt(5.0))
 """Radians from hue to hue: the most even spacing of any number of them."""
 FIRST = math.radians(255.0)
-LIGHTEST, DARKEST = 0.95, 0.30
+LIGHTEST, DARKEST = 0.95, 0.40
 """OKLab lightness of the quickest and the slowest chains."""
 CHROMA = (0.145, 0.075, 0.20)
 """OKLab chroma at the middle lightness, in turn: hues that lie near each other then differ in it."""
