@@ -114,8 +114,8 @@ def of_fractals(name: str, count: int, height: int, width: int, grey: bool = Fal
 
 
 def of_plans(place: Place, plans: tuple[Plan, ...], sources: Sources, others: Sources) -> Result:
-    """Fit each plan's bank, and draw and tell what it does."""
-    models = place.asked.of_scale(2, 3, 3)
+    """Fit each plan's bank, one network where it is as large as that for CIFAR; draw it and tell what it does."""
+    models = place.asked.of_scale(2, 3, 3 if plans[0].network.hidden < 2000 else 1)
     rows, said, pictures, figures = [], [], [], {}
     for plan in plans:
         own = sources if plan.count >= len(sources) else split(sources, plan.count)[0]
