@@ -189,6 +189,10 @@ def first_draws(spec: FittedSpec) -> dict[str, Any]:
         drawn["targets"] = stream.targets(index).tolist()
     if getattr(spec, "iterates", ()):
         drawn["iterates"] = stream.iterates(index).tolist()
+    if getattr(spec, "plane", ""):
+        drawn["depths"] = stream.depths(index).tolist()
+        walked = (("plane trial", 1, "plane points"), ("plane trial", 0, "probe"), ("walk", "part", 2))
+        drawn["walk"] = [stream.key(*names) for names in walked]
     return json.loads(json.dumps(drawn))  # type: ignore[no-any-return]
 
 
