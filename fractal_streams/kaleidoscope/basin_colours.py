@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -36,6 +37,7 @@ QUICKEST = 2
 """Steps of the quickest chain: one to the end, and one that shows that it rests."""
 
 
+@lru_cache(maxsize=8)
 def palette(count: int) -> UInt8:
     """(count + 1, 64, 3) uint8: colours of the ends of a network, from quick to slow; the first row is of no end.
 
@@ -59,6 +61,7 @@ def palette(count: int) -> UInt8:
         low, high = np.where(inside, high, np.where(fits, middle, low)), np.where(inside | fits, high, middle)
     table = np.full((count + 1, SHADES, 3), NOWHERE, np.uint8)
     table[1:] = levels(linear_light(light, low, hue))
+    table.flags.writeable = False
     return table
 
 

@@ -141,7 +141,6 @@ class Chart:
         self.engine, self.rule, self.models, self.table = engine, rule, models, table
         single = engine.fitted.models == 1
         self._own = None if single else table.models
-        self._states = table.states if engine.device == "cpu" else self._put(table.states)
         size = engine.fitted.network.size
         for plane in planes:
             if len(plane.origin) != size:
@@ -178,7 +177,7 @@ class Chart:
         for tolerance in rule.tolerances:
             places = self._put(left)
             outcome = self.engine.run(states, models[left], Schedule(most=rule.most, tolerance=tolerance))
-            nearest, distance = nearest_own(self.engine, outcome.states, models[left], self._states, self._own)
+            nearest, distance = nearest_own(self.engine, outcome.states, models[left], self.table.states, self._own)
             distance, steps = as_tensor(distance), as_tensor(outcome.steps)
             found.nearest[places], found.distance[places] = as_tensor(nearest), distance
             found.steps[places] = torch.where(steps >= 0, found.steps[places] + steps, -1)
