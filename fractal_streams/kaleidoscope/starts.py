@@ -133,18 +133,18 @@ def pink(network: Network, chains: Int64, key_of: KeyOf) -> Float64:
     for octave in range(octaves):
         tall, wide = -(-height >> octave), -(-width >> octave)
         cells = normal_table(chains, channels * tall * wide, key_of("start octave", octave))
-        cells = cells.reshape(-1, channels, tall, wide)
+        cells = cells.reshape(len(chains), channels, tall, wide)
         total += cells[:, :, np.arange(height)[:, None] >> octave, np.arange(width) >> octave]
-    return (total / math.sqrt(octaves)).reshape(len(chains), -1)
+    return (total / math.sqrt(octaves)).reshape(len(chains), network.size)
 
 
 def coarse(network: Network, chains: Int64, key_of: KeyOf) -> Float64:
     """(B, D): few normal values with bilinear interpolation between them, corners on corners."""
     channels, height, width = network.shape if network.is_picture else (1, 1, network.size)
     tall, wide = min(COARSE, height), min(COARSE, width)
-    cells = normal_table(chains, channels * tall * wide, key_of("start")).reshape(-1, channels, tall, wide)
+    cells = normal_table(chains, channels * tall * wide, key_of("start")).reshape(len(chains), channels, tall, wide)
     down, across = between(height, tall), between(width, wide)
-    return np.einsum("yr,bcrs,xs->bcyx", down, cells, across).reshape(len(chains), -1)
+    return np.einsum("yr,bcrs,xs->bcyx", down, cells, across).reshape(len(chains), network.size)
 
 
 def between(length: int, cells: int) -> Float64:
@@ -171,9 +171,8 @@ def word_table(chains: Int64, count: int, key: tuple[int, int], iterate: int = 0
     unsigned = chains.astype(np.uint64)[:, None]
     low, high = (unsigned & np.uint64(0xFFFFFFFF)).astype(np.uint32), (unsigned >> np.uint64(32)).astype(np.uint32)
     step, block = np.full((1, 1), iterate, np.uint32), np.arange(-(-count // 4), dtype=np.uint32)[None]
-    return np.stack(np.broadcast_arrays(*rng.philox((low, high, step, block), key)), axis=-1).reshape(len(chains), -1)[
-        :, :count
-    ]
+    words = np.stack(np.broadcast_arrays(*rng.philox((low, high, step, block), key)), axis=-1)
+    return words.reshape(len(chains), 4 * block.size)[:, :count]
 
 
 def unit_table(chains: Int64, count: int, key: tuple[int, int], iterate: int = 0) -> Float64:
@@ -183,6 +182,7 @@ def unit_table(chains: Int64, count: int, key: tuple[int, int], iterate: int = 0
 
 def normal_table(chains: Int64, count: int, key: tuple[int, int], iterate: int = 0) -> Float64:
     """(B, count) float64 standard normal values: of words 2j and 2j + 1, cosine and sine of Box and Muller."""
-    drawn = unit_table(chains, -(-count // 4) * 4, key, iterate).reshape(len(chains), -1, 2)
+    pairs = 2 * -(-count // 4)
+    drawn = unit_table(chains, 2 * pairs, key, iterate).reshape(len(chains), pairs, 2)
     radius, turn = np.sqrt(-2.0 * np.log(drawn[..., 0])), 2.0 * math.pi * drawn[..., 1]
-    return np.stack([radius * np.cos(turn), radius * np.sin(turn)], axis=-1).reshape(len(chains), -1)[:, :count]
+    return np.stack([radius * np.cos(turn), radius * np.sin(turn)], axis=-1).reshape(len(chains), 2 * pairs)[:, :count]
