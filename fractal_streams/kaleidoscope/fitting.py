@@ -238,10 +238,13 @@ class Bar:
     def show(self) -> None:
         """One step more."""
         if self.bar is not None and self.bar.update(1):
-            over = self.descent.network.span**2
-            self.bar.set_postfix(loss=f"{float(self.descent.loss.mean()) / over:.2e}", refresh=False)
+            self.bar.set_postfix(loss=self._loss(), refresh=False)
 
     def close(self) -> None:
-        """Leave the bar as it is."""
+        """Leave the bar as it is, with the last loss."""
         if self.bar is not None:
+            self.bar.set_postfix(loss=self._loss())
             self.bar.close()
+
+    def _loss(self) -> str:
+        return f"{float(self.descent.loss.mean()) / self.descent.network.span**2:.2e}"
