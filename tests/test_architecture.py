@@ -36,7 +36,7 @@ MAY_IMPORT = {
     "batch": "errors",
     "device": "errors",
     "mp4": "errors",
-    "kaleidoscope": "errors luma rng priors spec device batch stream backend render mp4 stored",
+    "kaleidoscope": "errors luma rng priors spec device batch stream backend draw.triton_kernel render mp4 stored",
     "trainability": "errors rng spec device batch stream shard backend render mp4",
 }
 NEVER = {

@@ -24,10 +24,14 @@ _TERMS = tl.constexpr(len(EXP2_TAYLOR))
 def philox_words(index, k0, k1):
     """The first two words, uint32, of int64 indices; k0, k1 uint32 scalars."""
     unsigned = index.to(tl.uint64)
-    c0 = (unsigned & 0xFFFFFFFF).to(tl.uint32)
-    c1 = (unsigned >> 32).to(tl.uint32)
-    c2 = c0 * 0
-    c3 = c0 * 0
+    low = (unsigned & 0xFFFFFFFF).to(tl.uint32)
+    c0, c1, _, _ = philox(low, (unsigned >> 32).to(tl.uint32), low * 0, low * 0, k0, k1)
+    return c0, c1
+
+
+@triton.jit
+def philox(c0, c1, c2, c3, k0, k1):
+    """Four words, uint32, of counters; k0, k1 uint32 scalars."""
     m0 = tl.full([1], _M0, tl.uint32)
     m1 = tl.full([1], _M1, tl.uint32)
     for _ in tl.static_range(_ROUNDS):
@@ -41,7 +45,7 @@ def philox_words(index, k0, k1):
         c3 = low0
         k0 = (k0 + tl.full([], _W0, tl.uint32)).to(tl.uint32)
         k1 = (k1 + tl.full([], _W1, tl.uint32)).to(tl.uint32)
-    return c0, c1
+    return c0, c1, c2, c3
 
 
 @triton.jit(do_not_specialize=["start", "step", "count", "num_classes"])

@@ -15,14 +15,11 @@ import os
 import triton
 import triton.language as tl
 
-from fractal_streams import rng
+from fractal_streams.draw.triton_kernel import philox
 from fractal_streams.kaleidoscope.network import LEAK
 
 _INTERPRETED = tl.constexpr(os.environ.get("TRITON_INTERPRET", "0") == "1")
 _LEAK = tl.constexpr(LEAK)
-_M0, _M1 = tl.constexpr(rng.MULTIPLIER_0), tl.constexpr(rng.MULTIPLIER_1)
-_W0, _W1 = tl.constexpr(rng.WEYL_0), tl.constexpr(rng.WEYL_1)
-_ROUNDS = tl.constexpr(rng.ROUNDS)
 _TURN = tl.constexpr(6.283185307179586)
 _LOW = tl.constexpr(2048.0)
 _LARGEST = tl.constexpr(65504.0)
@@ -184,26 +181,6 @@ def settle_kernel(steps, change, found, clock, rows, tolerance, least, block: tl
 
 
 @triton.jit
-def words4(low, high, step, number, k0, k1):
-    """The four words of Philox of counters (low, high, step, number)."""
-    c0, c1, c2, c3 = low, high, step, number
-    m0 = tl.full([1], _M0, tl.uint32)
-    m1 = tl.full([1], _M1, tl.uint32)
-    for _ in tl.static_range(_ROUNDS):
-        high0 = tl.umulhi(c0, m0)
-        high1 = tl.umulhi(c2, m1)
-        low0 = c0 * m0
-        low1 = c2 * m1
-        c0 = high1 ^ c1 ^ k0
-        c1 = low1
-        c2 = high0 ^ c3 ^ k1
-        c3 = low0
-        k0 = (k0 + tl.full([], _W0, tl.uint32)).to(tl.uint32)
-        k1 = (k1 + tl.full([], _W1, tl.uint32)).to(tl.uint32)
-    return c0, c1, c2, c3
-
-
-@triton.jit
 def unit(word):
     """(0, 1) of 32 bits, float64."""
     return (word.to(tl.float64) + 0.5) * 2.3283064365386963e-10
@@ -215,7 +192,7 @@ def draws(chain, step, number, k0, k1, normal: tl.constexpr):
     unsigned = chain.to(tl.uint64)
     low, high = (unsigned & 0xFFFFFFFF).to(tl.uint32), (unsigned >> 32).to(tl.uint32)
     zero = number.to(tl.uint32) * 0
-    a, b, c, d = words4(low + zero, high + zero, step.to(tl.uint32) + zero, (number >> 2).to(tl.uint32) + low * 0,
+    a, b, c, d = philox(low + zero, high + zero, step.to(tl.uint32) + zero, (number >> 2).to(tl.uint32) + low * 0,
                         k0, k1)  # fmt: skip
     which = (number & 3) + a.to(tl.int32) * 0
     if normal:
