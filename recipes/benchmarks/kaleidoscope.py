@@ -16,6 +16,7 @@ import json
 import statistics
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -121,19 +122,19 @@ def measure(batch: int) -> list[dict[str, Any]]:
         states = torch.rand((batch, network.size), device="cuda") * 2.0 - 1.0
         for precision in LIMITS:
             engine, error = checked(fitted, precision)
-            seconds = timed(lambda e=engine: e.run(states, None, Schedule(most=STEPS, tolerance=0.0)))
+            seconds = timed(partial(engine.run, states, None, Schedule(most=STEPS, tolerance=0.0)))
             rate = batch * STEPS / seconds
             rows.append({
                 "name": name, "precision": precision, "sample_iterations_per_second": rate, "flops": rate * flops,
                 "share": rate * flops / plain[precision], "error": error,
             })  # fmt: skip
         loop = SeedLoop(fitted)
-        seconds = timed(lambda one=loop: one.run(states, 3))
+        seconds = timed(partial(loop.run, states, 3))
         rows.append({"name": name, "precision": "the seed's loop", "sample_iterations_per_second": batch * 3 / seconds})
         for precision in LIMITS:
             kind = getattr(torch, precision)
             module, x = torch.compile(loop.module.to(kind)), states.to(kind)
-            seconds = timed(lambda f=module, x=x: repeated(f, x, 6))
+            seconds = timed(partial(repeated, module, x, 6))
             told = f"torch, {precision}"
             rows.append({"name": name, "precision": told, "sample_iterations_per_second": batch * 6 / seconds})
     return rows
