@@ -23,7 +23,7 @@ from fractal_streams.cli_kaleidoscope_options import (
     Material,
     material_of,
     plan_of,
-    without_l,
+    refuse_l,
 )
 from fractal_streams.cli_scan import check_ending, need
 from fractal_streams.cli_trainability import app as app
@@ -95,7 +95,7 @@ def fit(
 
     In brackets: what holds if nothing else is said. A call that was killed goes on when it is given again.
     """
-    without_l(original)
+    refuse_l(original)
     if bool(name) == ("data" in data):
         raise InvalidValueError("give the NAME of a recipe (fractal-streams kaleidoscope list) or --data SOURCE, one")
     if out is not None:

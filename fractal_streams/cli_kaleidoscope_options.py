@@ -122,7 +122,7 @@ class Material:
     name: str
 
 
-def without_l(original: Mapping[str, Any]) -> None:
+def refuse_l(original: Mapping[str, Any]) -> None:
     """Refuse --L, which says two different things in the original program."""
     if "L" in original:
         raise InvalidValueError(
@@ -141,7 +141,7 @@ def plan_of(
         >>> plan_of(points([0.2, 0.8]), {"hidden": 5}, {}, {})[0].replace(shape=(1,)).head
         'sigmoid'
     """
-    without_l(original)
+    refuse_l(original)
     shape = sources.data.shape[2:]
     own, how = plan_of_points(sources) if len(shape) == 1 else ({}, {})
     if (name := original.get("model_type")) is not None:
