@@ -122,9 +122,8 @@ class KaleidoscopeSpec(FittedSpec):
         """What is drawn, in a line."""
         span = "" if not self.iterates else f"{self.iterates[0]}"
         span += f" to {self.iterates[-1]}" if len(self.iterates) > 1 else ""
-        what = {
-            "samples": "ends of chains", "early": f"iterates {span} of chains, labelled with their ends",
-            "pairs": f"iterates {span} of chains with their ends", "clips": f"{self.frames} iterates of chains",
-        }[self.mode]  # fmt: skip
+        one = f"iterate{'s' * (len(self.iterates) > 1)} {span}"
+        what = {"samples": "ends", "early": one, "pairs": one, "clips": f"{self.frames} iterates"}[self.mode]
+        more = {"early": ", labelled with their ends", "pairs": ", with their ends"}.get(self.mode, "")
         even = ", in equal shares" if self.stratified else ""
-        return f"{what} of {self.model or 'a kaleidoscope'} from {self.start} noise{even}"
+        return f"{what} of chains of {self.model or 'a kaleidoscope'} from {self.start} noise{more}{even}"
