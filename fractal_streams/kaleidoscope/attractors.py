@@ -81,9 +81,10 @@ def find_attractors(
         >>> find_attractors(fitted, device="cpu", chains=100).attractors.share
         array([1.], dtype=float32)
     """
-    starts = (start,) if isinstance(start, Start) else tuple(start)
-    whole(chains, "chains", 1, MOST_CHAINS, "chains of each network")
-    whole(most, "most", 1, MOST_CHAINS, "attractors of a network")
+    starts = tuple(start) if isinstance(start, list | tuple) else (start,)
+    chains = whole(chains, "chains", 1, MOST_CHAINS, "chains of each network")
+    most = whole(most, "most", 1, MOST_CHAINS, "attractors of a network")
+    seed = whole(seed, "seed", 0, 2**64 - 1, "")
     checked_probe(starts, chains, schedule, tolerance)
     runs = engine or open_engine(fitted, device)
     tables = [
@@ -99,8 +100,10 @@ def checked_probe(starts: Sequence[Start], chains: int, schedule: Schedule, tole
         raise InvalidValueError(f"start must be a Start or several, got {starts!r}")
     if len(starts) * chains > MOST_CHAINS:
         raise InvalidValueError(f"at most {MOST_CHAINS} chains of a network, got {chains} from {len(starts)} starts")
-    if schedule.tolerance <= 0.0:
-        raise InvalidValueError(f"chains end where they rest: the schedule's tolerance must be above 0, got {schedule}")
+    if not isinstance(schedule, Schedule) or schedule.tolerance <= 0.0:
+        raise InvalidValueError(
+            f"chains end where they rest: the schedule's tolerance must be above 0, got {schedule!r}"
+        )
     if isinstance(tolerance, bool) or not isinstance(tolerance, int | float) or not 0.0 < tolerance < 1.0:
         raise InvalidValueError(f"tolerance must lie in (0, 1) of the range, got {tolerance!r}")
 

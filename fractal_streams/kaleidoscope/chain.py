@@ -114,9 +114,19 @@ class Engine(Protocol):
 
 def models_of(models: Any, count: int, fitted: Kaleidoscope) -> Int64:
     """(B,) int64 networks of rows, checked."""
-    rows: npt.NDArray[np.int64] = np.zeros(count, np.int64) if models is None else as_array(models).astype(np.int64)
-    if rows.shape != (count,) or (count and (rows.min() < 0 or rows.max() >= fitted.models)):
+    given = np.zeros(count, np.int64) if models is None else as_array(models)
+    rows: npt.NDArray[np.int64] = given.astype(np.int64)
+    outside = count and rows.shape == (count,) and (rows.min() < 0 or rows.max() >= fitted.models)
+    if given.dtype.kind not in "iu" or rows.shape != (count,) or outside:
         raise InvalidValueError(
-            f"models must be one of 0 to {fitted.models - 1} for each of {count} rows, got {rows.shape} {rows[:8]}"
+            f"models must be whole numbers, one of 0 to {fitted.models - 1} for each of {count} rows, "
+            f"got {given.dtype} of shape {given.shape}: {str(given)[:80]}"
         )
     return rows
+
+
+def check_rows(rows: Any, size: int, name: str, least: int = 0) -> None:
+    """Refuse what isn't (B, D), B from `least` on."""
+    shape = tuple(getattr(rows, "shape", ()))
+    if len(shape) != 2 or shape[1] != size or shape[0] < least:
+        raise InvalidValueError(f"{name} must be (B, {size}), B from {least} on, got shape {shape}")

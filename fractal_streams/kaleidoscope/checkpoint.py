@@ -21,6 +21,7 @@ import numpy as np
 from fractal_streams.errors import InvalidValueError
 from fractal_streams.kaleidoscope.descent import Descent
 from fractal_streams.kaleidoscope.fitted import Sources, WeightFileError, checked_path, read_tensors, safetensors_numpy
+from fractal_streams.spec import whole
 
 FORMAT = "fractal-streams-fit"
 CHECKPOINT_VERSION = 1
@@ -69,7 +70,7 @@ class Checkpoint:
                 f"file, or ask for the fit that is there"
             )
         try:
-            descent.restore(arrays, int(card["step"]))
+            descent.restore(arrays, whole(card["step"], "step", 0, descent.training.steps, "steps"))
         except (KeyError, RuntimeError, ValueError, TypeError) as error:
             raise WeightFileError(f"{self.path} is damaged ({error}): remove it, and the fit begins again") from None
 
@@ -80,12 +81,12 @@ class Checkpoint:
         write = safetensors_numpy().save_file
         self.path.parent.mkdir(parents=True, exist_ok=True)
         card = {"format": FORMAT, "version": CHECKPOINT_VERSION, "facts": self.facts, "step": descent.done}
-        whole = self.path.with_name(f".{self.path.name}.{secrets.token_hex(4)}.tmp")
+        complete = self.path.with_name(f".{self.path.name}.{secrets.token_hex(4)}.tmp")
         try:
-            write(descent.state(), whole, metadata={"card": json.dumps(card, sort_keys=True)})
-            os.replace(whole, self.path)
+            write(descent.state(), complete, metadata={"card": json.dumps(card, sort_keys=True)})
+            os.replace(complete, self.path)
         finally:
-            whole.unlink(missing_ok=True)
+            complete.unlink(missing_ok=True)
         self.written = time.monotonic()
 
 

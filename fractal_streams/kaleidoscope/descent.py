@@ -140,7 +140,10 @@ class Descent:
                     ("weights", tensor), ("first", moments["exp_avg"]), ("second", moments["exp_avg_sq"]),
                     ("best", self.best[name]),
                 ):  # fmt: skip
-                    kept.copy_(torch.from_numpy(arrays[f"{part}.{name}"]))
+                    array = arrays[f"{part}.{name}"]
+                    if array.shape != kept.shape:  # copy_ would repeat a smaller one
+                        raise ValueError(f"{part}.{name} is {array.shape}, expected {tuple(kept.shape)}")
+                    kept.copy_(torch.from_numpy(array))
             self.best_score.copy_(torch.from_numpy(arrays["score"]))
             self.best_step.copy_(torch.from_numpy(arrays["best_step"]))
         scores = torch.from_numpy(arrays["curve.scores"]).to(self.device)

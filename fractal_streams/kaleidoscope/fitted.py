@@ -19,6 +19,7 @@ import numpy.typing as npt
 
 from fractal_streams.errors import FractalStreamsError, InvalidValueError, VersionError, missing_extra
 from fractal_streams.kaleidoscope.network import Float32, Network, Tensors
+from fractal_streams.spec import names_of, whole
 
 FILE_VERSION = 1
 ENDING = ".safetensors"
@@ -46,11 +47,20 @@ class Sources:
     origin: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "titles", names_of(self.titles, "titles"))
+        check_json(self.origin, "origin")
+        if not isinstance(self.data, np.ndarray) or not isinstance(self.labels, np.ndarray):
+            raise InvalidValueError(
+                f"data and labels of sources are NumPy arrays, got {type(self.data).__name__} and "
+                f"{type(self.labels).__name__}: `points` and `of_arrays` make sources of lists"
+            )
         if self.data.ndim not in (3, 5) or self.data.dtype not in (np.uint8, np.float32) or not self.data.size:
             raise InvalidValueError(
                 f"sources must be (S, N, D) or (S, N, C, H, W), uint8 or float32, got {self.data.dtype} of shape "
                 f"{self.data.shape}"
             )
+        if self.data.dtype == np.float32 and not np.isfinite(self.data).all():
+            raise InvalidValueError("sources must be finite, and some of these aren't: leave them out")
         if self.labels.shape != self.data.shape[:2] or self.labels.dtype != np.int64:
             raise InvalidValueError(
                 f"labels must be {self.data.shape[:2]} int64, got {self.labels.dtype} of shape {self.labels.shape}"
@@ -123,6 +133,11 @@ class Kaleidoscope:
                 expected |= {f"layers.{layer}.weight": (out, into), f"layers.{layer}.bias": (out,)}
         if set(self.tensors) != set(expected) or not expected:
             raise InvalidValueError(f"weights are {sorted(self.tensors)}, expected {sorted(expected)}")
+        bank = next(iter(self.tensors.values())).shape[:1]
+        if bank in ((), (0,)) or (self.network.kind != "mlp" and bank != (1,)):
+            raise InvalidValueError(
+                f"the first axis of weights is the bank's, 1 network and up of 'mlp' and 1 of other kinds, got {bank}"
+            )
         for name, array in self.tensors.items():
             if array.dtype != np.float32 or array.shape != (self.models, *expected[name]):
                 raise InvalidValueError(
@@ -133,6 +148,11 @@ class Kaleidoscope:
                 raise InvalidValueError(f"{name} holds values that aren't finite: fit again with a lower rate")
         if len(self.sources.data) not in (1, self.models):
             raise InvalidValueError(f"sources are of {len(self.sources.data)} networks, the bank has {self.models}")
+        check_json(self.training, "training")
+        if self.quality is not None:
+            check_json(self.quality, "quality")
+        if self.attractors is not None:
+            check_table(self.attractors, self.network.size, self.models, len(self.sources))
 
     @property
     def models(self) -> int:
@@ -153,7 +173,12 @@ class Kaleidoscope:
         return self.network.values_of(self.sources.of_model(model)[0])
 
     def one(self, model: int) -> Kaleidoscope:
-        """One network of the bank, by itself; without attractors and quality."""
+        """One network of the bank, by itself; without attractors and quality.
+
+        Raises:
+            InvalidValueError: no such network.
+        """
+        model = whole(model, "model", 0, self.models - 1, "of the bank")
         sources = self.sources if len(self.sources.data) == 1 else replace(
             self.sources, data=self.sources.data[model : model + 1], labels=self.sources.labels[model : model + 1]
         )  # fmt: skip
@@ -192,13 +217,13 @@ class Kaleidoscope:
         place = checked_path(path)
         write = safetensors_numpy().save_file
         place.parent.mkdir(parents=True, exist_ok=True)
-        whole = place.with_name(f".{place.name}.{secrets.token_hex(4)}.tmp")
+        complete = place.with_name(f".{place.name}.{secrets.token_hex(4)}.tmp")
         try:
             contiguous = {name: np.ascontiguousarray(array) for name, array in self._arrays().items()}
-            write(contiguous, whole, metadata={"card": json.dumps(self.card(), sort_keys=True)})
-            os.replace(whole, place)
+            write(contiguous, complete, metadata={"card": json.dumps(self.card(), sort_keys=True)})
+            os.replace(complete, place)
         finally:
-            whole.unlink(missing_ok=True)
+            complete.unlink(missing_ok=True)
         return place
 
 
@@ -216,7 +241,9 @@ def open_kaleidoscope(path: str | Path) -> Kaleidoscope:
     card, arrays = read_tensors(place, FORMAT, FILE_VERSION)
     try:
         found = of_arrays(card, arrays)
-    except (FractalStreamsError, KeyError, TypeError, ValueError) as error:
+    except KeyError as error:
+        raise WeightFileError(f"{place} is damaged: it has no {error}; fit it again") from None
+    except (FractalStreamsError, TypeError, ValueError, RecursionError) as error:
         raise WeightFileError(f"{place} is damaged: {error}; fit it again") from None
     if found.fingerprint != card.get("fingerprint"):
         raise WeightFileError(
@@ -229,7 +256,7 @@ def open_kaleidoscope(path: str | Path) -> Kaleidoscope:
 def of_arrays(card: Mapping[str, Any], arrays: dict[str, npt.NDArray[Any]]) -> Kaleidoscope:
     """The kaleidoscope of a card and its tensors."""
     sources = Sources(
-        data=arrays.pop("sources.data"), labels=arrays.pop("sources.labels"), titles=tuple(card["titles"]),
+        data=arrays.pop("sources.data"), labels=arrays.pop("sources.labels"), titles=card["titles"],
         origin=card["origin"],
     )  # fmt: skip
     names = [name for name in arrays if name.startswith("attractors.")]
@@ -238,6 +265,38 @@ def of_arrays(card: Mapping[str, Any], arrays: dict[str, npt.NDArray[Any]]) -> K
         network=Network.from_dict(card["network"]), tensors=arrays, sources=sources, training=card["training"],
         attractors=Attractors(**table) if table else None, quality=card["quality"],
     )  # fmt: skip
+
+
+def check_json(values: Any, name: str) -> None:
+    """Refuse what the card of a file can't hold."""
+    try:
+        if isinstance(values, Mapping):
+            json.dumps(dict(values))
+            return
+    except (TypeError, ValueError, RecursionError) as error:
+        raise InvalidValueError(f"{name} must hold values of JSON alone, so that a file can: {error}") from None
+    raise InvalidValueError(f"{name} must be a mapping of values that JSON holds, got {str(values)[:200]!r}")
+
+
+def check_table(table: Attractors, size: int, models: int, sources: int) -> None:
+    """Refuse attractors of other networks."""
+    if not isinstance(table, Attractors):
+        raise InvalidValueError(f"attractors must be Attractors or None, got {type(table).__name__}")
+    count = np.shape(table.states)[:1]
+    for name, kind, limit in (
+        ("states", np.float32, None), ("model", np.int32, models), ("source", np.int32, sources),
+        ("distance", np.float32, None), ("share", np.float32, None),
+    ):  # fmt: skip
+        array, shape = np.asarray(getattr(table, name)), (*count, size) if name == "states" else count
+        if array.dtype != kind or array.shape != shape or not np.isfinite(array).all():
+            raise InvalidValueError(
+                f"attractors.{name} must be finite {np.dtype(kind)} of shape {shape}, "
+                f"got {array.dtype} of shape {array.shape}"
+            )
+        if limit is not None and array.size and not 0 <= array.min() <= array.max() < limit:
+            raise InvalidValueError(
+                f"attractors.{name} must lie in 0 to {limit - 1}, got {array.min()} to {array.max()}: find them again"
+            )
 
 
 def read_tensors(place: Path, form: str, version: int) -> tuple[dict[str, Any], dict[str, npt.NDArray[Any]]]:
@@ -251,19 +310,35 @@ def read_tensors(place: Path, form: str, version: int) -> tuple[dict[str, Any], 
 
     try:
         with safe_open(place, framework="np") as file:
-            card = json.loads((file.metadata() or {}).get("card", "null"))
+            card = checked_card(json.loads((file.metadata() or {}).get("card", "null")), place, form, version)
             arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  a file, not a dict
-    except (SafetensorError, ValueError, OSError, TypeError) as error:
-        begins = place.read_bytes()[:2] if place.is_file() else b""
-        hint = "; it looks like a pickle, which is never read" if begins in (b"PK", b"\x80\x02", b"\x80\x04") else ""
+    except FractalStreamsError:
+        raise
+    except (SafetensorError, ValueError, OSError, TypeError, AttributeError, RecursionError) as error:
+        hint = "; it looks like a pickle, which is never read" if is_pickle(place) else ""
         raise WeightFileError(f"{place} is no safetensors file, or a damaged one ({error}){hint}") from None
+    return card, arrays
+
+
+def is_pickle(place: Path) -> bool:
+    """Whether a file begins as a pickle of protocols 2 to 5 or as a zip, in which torch keeps one."""
+    try:
+        with place.open("rb") as file:
+            begins = file.read(3)
+    except OSError:
+        return False
+    return begins[:2] == b"PK" or (begins[:1] == b"\x80" and begins[1:2] in b"\2\3\4\5" and begins[2:] != b"\0")
+
+
+def checked_card(card: Any, place: Path, form: str, version: int) -> dict[str, Any]:
+    """The card, if it is of ours and of a version that is read."""
     if not isinstance(card, dict) or card.get("format") != form:
         raise WeightFileError(f"{place} is a safetensors file of something else: it has no card of {form!r}")
     if type(card.get("version")) is not int or not 1 <= card["version"] <= version:
         raise VersionError(
             f"{place} has version {card.get('version')!r}, this package reads 1 to {version}: upgrade fractal-streams"
         )
-    return card, arrays
+    return card
 
 
 def checked_path(path: str | Path) -> Path:

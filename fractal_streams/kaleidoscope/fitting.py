@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import warnings
 from pathlib import Path
 from typing import Any, Literal
@@ -28,7 +29,7 @@ from fractal_streams.kaleidoscope.identity import (
 )
 from fractal_streams.kaleidoscope.network import Float32, Network, Tensors
 from fractal_streams.kaleidoscope.sources import near_duplicates
-from fractal_streams.kaleidoscope.training import Training as Training
+from fractal_streams.kaleidoscope.training import Training as Training, number
 from fractal_streams.spec import one_of, whole
 
 try:
@@ -83,17 +84,19 @@ def fit(
         >>> fitted.models, min(fitted.training["loss"]) < 1e-4
         (4, True)
     """
+    check_kinds(network, sources, training)
     chosen = training or Training(noise=0.3 if network.is_picture else 0.0)
     one_of(on_identity, "on_identity", ("refuse", "warn", "allow"))
     one_of(on_dead, "on_dead", ("refuse", "allow"))
-    count = checked_models(network, sources, models, restarts)
+    seconds = number(checkpoint_seconds, "checkpoint_seconds", 0.0, math.inf)
+    count, restarts = checked_models(network, sources, models, restarts)
     values = values_of(network, sources)
     unseen(network, sources, held_out)
     runs, place = count * restarts, resolve_device(device)
     each = np.tile(values, (restarts, 1, 1)) if len(values) > 1 else values
     descent = Descent(network, chosen, each, runs, place)
     keeper = Checkpoint(
-        path=None if checkpoint is None else Path(checkpoint), every=float(checkpoint_seconds),
+        path=None if checkpoint is None else Path(checkpoint), every=seconds,
         facts={
             "network": network.to_dict(), "training": chosen.to_dict(), "models": count, "restarts": restarts,
             "sources": sources_digest(sources),
@@ -104,11 +107,19 @@ def fit(
     return verdict(descent, sources, count, held_out, on_identity, on_dead)
 
 
-def checked_models(network: Network, sources: Sources, models: int | None, restarts: int) -> int:
-    """M, if it fits the sources and the kind of network."""
+def check_kinds(network: Any, sources: Any, training: Any) -> None:
+    """Refuse what is no network, no sources or no training."""
+    for given, kind in ((network, Network), (sources, Sources), (training, Training | None)):
+        if not isinstance(given, kind):
+            raise InvalidValueError(f"fit takes a Network, Sources and a Training or None, got {type(given).__name__}")
+
+
+def checked_models(network: Network, sources: Sources, models: int | None, restarts: int) -> tuple[int, int]:
+    """M and the restarts, if they fit the sources and the kind of network."""
     parts = len(sources.data)
     count = whole(parts if models is None else models, "models", 1, MAX_RUNS, "networks")
-    runs = count * whole(restarts, "restarts", 1, MAX_RUNS, "networks each")
+    restarts = whole(restarts, "restarts", 1, MAX_RUNS, "networks each")
+    runs = count * restarts
     if network.kind != "mlp" and runs > 1:
         raise InvalidValueError(
             f"kind={network.kind!r} is fitted one at a time, got models={count} and restarts={restarts}: fit others "
@@ -118,7 +129,7 @@ def checked_models(network: Network, sources: Sources, models: int | None, resta
         raise InvalidValueError(f"models * restarts must be at most {MAX_RUNS}, got {count} * {restarts}")
     if parts not in (1, count):
         raise InvalidValueError(f"sources are of {parts} networks, got models={count}")
-    return count
+    return count, restarts
 
 
 def values_of(network: Network, sources: Sources) -> Float32:

@@ -73,7 +73,8 @@ def unseen(network: Network, sources: Sources, held_out: Any) -> list[Float32]:
     for data in sources.data:
         if held_out is not None:
             given = np.asarray(held_out)
-            if given.shape[1:] != network.shape or not len(given) or given.dtype.kind not in "uf":
+            known = given.dtype == np.uint8 or given.dtype.kind == "f"
+            if given.shape[1:] != network.shape or not len(given) or not known:
                 raise InvalidValueError(
                     f"held_out must be (H, {', '.join(map(str, network.shape))}) uint8 or floats, got {given.dtype} of "
                     f"shape {given.shape}"

@@ -131,8 +131,16 @@ class Network:
 
         Args:
             data: (..., *shape) uint8 levels of pictures, or floats in the network's range.
+
+        Raises:
+            InvalidValueError: another shape, or whole numbers that aren't uint8.
         """
         low, high = self.range
+        if data.shape[-len(self.shape) :] != self.shape or (data.dtype != np.uint8 and data.dtype.kind != "f"):
+            raise InvalidValueError(
+                f"data must be (..., {', '.join(map(str, self.shape))}) uint8 levels, or floats in "
+                f"[{low:g}, {high:g}], got {data.dtype} of shape {data.shape}"
+            )
         flat = np.asarray(data).reshape(*data.shape[: data.ndim - len(self.shape)], self.size)
         values = low + flat * ((high - low) / 255.0) if data.dtype == np.uint8 else flat.astype(np.float64)
         middle = 0.5 * (low + high)
@@ -154,6 +162,7 @@ class Network:
         """The weights that `models` networks of a bank begin with; network m's depend on (network, seed, m) alone."""
         if self.kind != "mlp":
             raise InvalidValueError(f"first_weights are of kind='mlp', got {self.kind!r}")
+        models = whole(models, "models", 1, MAX_WIDTH, "networks")
         tensors: Tensors = {}
         for layer, (into, out) in enumerate(zip(self.widths, self.widths[1:], strict=False)):
             limit = 1.0 / math.sqrt(into)
@@ -187,7 +196,7 @@ class Network:
         for name in values:
             if name not in known:
                 raise unknown_name("field of a network", name, known)
-        return cls(**{**values, "shape": tuple(values["shape"])})
+        return cls(**values)
 
     def replace(self, **changes: Any) -> Network:
         """A copy with other values."""

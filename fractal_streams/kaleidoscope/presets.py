@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fractal_streams.errors import InvalidValueError, unknown_name
-from fractal_streams.kaleidoscope.fitted import ENDING, Sources
+from fractal_streams.kaleidoscope.fitted import ENDING, Sources, checked_path
 from fractal_streams.kaleidoscope.identity import OnIdentity
 from fractal_streams.kaleidoscope.network import Network
 from fractal_streams.kaleidoscope.sources import distinct_indices, of_stream, of_torchvision, points, stacked
@@ -185,12 +185,13 @@ def make(
         device: "auto", "cpu", "cuda" or "cuda:N".
 
     Raises:
-        UnknownNameError: no such recipe. InvalidValueError: no root for one that needs it. Others as `fit`.
+        UnknownNameError: no such recipe. InvalidValueError: no root for one that needs it, or another ending.
+        Others as `fit`.
     """
     from fractal_streams.kaleidoscope.fitting import fit
     from fractal_streams.kaleidoscope.quality import completed
 
-    recipe, place = find_recipe(name), model_path(name) if out is None else Path(out)
+    recipe, place = find_recipe(name), checked_path(model_path(name) if out is None else out)
     part = place.with_name(f"{place.stem}.part{ENDING}")
     fitted = fit(
         recipe.network, recipe.sources(root), recipe.training, models=recipe.models, restarts=recipe.restarts,

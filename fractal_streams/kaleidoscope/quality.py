@@ -25,6 +25,7 @@ from fractal_streams.kaleidoscope.attractors import (
     UNIFORM,
     Ends,
     barred,
+    checked_probe,
     distances,
     find_attractors,
     joined_ends,
@@ -93,9 +94,9 @@ def report(
         >>> found["networks"][0]["kick"]["returned"], found["networks"][0]["spectral_radius"]["values"]
         (1.0, [0.5, 0.5, 0.5, 0.5])
     """
-    whole(chains, "chains", 1, MOST_CHAINS, "chains of each network")
-    if schedule.tolerance <= 0.0:
-        raise InvalidValueError(f"chains end where they rest: the schedule's tolerance must be above 0, got {schedule}")
+    chains = whole(chains, "chains", 1, MOST_CHAINS, "chains of each network")
+    seed = whole(seed, "seed", 0, 2**64 - 1, "")
+    checked_probe((start,), chains, schedule, SAME)
     rows = held_out_values(fitted, held_out)
     runs = engine or open_engine(fitted, device)
     networks = [

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
 
 from fractal_streams.errors import InvalidValueError
-from fractal_streams.kaleidoscope.chain import Outcome, Schedule, models_of
+from fractal_streams.kaleidoscope.chain import Outcome, Schedule, check_rows, models_of
 from fractal_streams.kaleidoscope.fitted import Kaleidoscope
 from fractal_streams.kaleidoscope.network import LEAK, Float32, Float64
 from fractal_streams.kaleidoscope.starts import KeyOf, Start, jittered, start_values
 from fractal_streams.rng import Int64
 
-ERROR_FUNCTION = np.vectorize(__import__("math").erf, otypes=[np.float64])
+ERROR_FUNCTION = np.vectorize(math.erf, otypes=[np.float64])
 
 
 def activated(name: str, values: Float64) -> Float64:
@@ -55,7 +56,9 @@ class ReferenceEngine:
         return start_values(start, self.fitted, chains, models_of(models, len(chains), self.fitted), key_of)
 
     def apply(self, states: Any, models: Any = None) -> Float64:
-        network, rows = self.fitted.network, models_of(models, len(states), self.fitted)
+        network = self.fitted.network
+        check_rows(states, network.size, "states")
+        rows = models_of(models, len(states), self.fitted)
         found = np.empty((len(states), network.size))
         for model in np.unique(rows):
             values = np.asarray(states[rows == model], np.float64)
@@ -94,6 +97,8 @@ class ReferenceEngine:
         )  # fmt: skip
 
     def nearest(self, states: Any, table: Any, models: Any = None, table_models: Any = None) -> tuple[Any, Any]:
+        check_rows(states, self.fitted.network.size, "states")
+        check_rows(table, self.fitted.network.size, "table", 1)
         rows = models_of(models, len(states), self.fitted)
         own = np.zeros(len(table), np.int64) if table_models is None else np.asarray(table_models)
         squares = ((np.asarray(states, np.float64)[:, None] - np.asarray(table, np.float64)[None]) ** 2).mean(axis=2)

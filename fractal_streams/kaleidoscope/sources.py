@@ -15,12 +15,14 @@ from fractal_streams.kaleidoscope.fitted import Sources
 from fractal_streams.kaleidoscope.network import units
 from fractal_streams.luma import luma
 from fractal_streams.rng import Int64, checked_indices
-from fractal_streams.spec import StreamSpec, whole
+from fractal_streams.spec import StreamSpec, names_of, whole
 from fractal_streams.stream import StillStream, Stream
 
 MAX_TITLES = 1000
 """Classes of a stream that are all named; of more, only those that occur."""
 TORCHVISION = {"mnist": "MNIST", "fashion-mnist": "FashionMNIST", "cifar10": "CIFAR10", "celeba": "CelebA"}
+MAX_CLASSES = 2**20
+"""Classes that are numbered without titles."""
 BLOCK = 256
 """Pictures that are drawn, or compared, at a time."""
 
@@ -39,13 +41,17 @@ def points(values: Any, *, labels: Any = None, titles: Sequence[str] | None = No
         >>> points([0.2, 0.8]).data.tolist()
         [[[0.20000000298023224], [0.800000011920929]]]
     """
-    given = np.asarray(values, np.float64)
+    try:
+        with np.errstate(over="ignore"):
+            given = np.asarray(values, np.float32)
+    except (TypeError, ValueError):
+        raise InvalidValueError(f"points must be (N, D) finite numbers, got {str(values)[:200]!r}") from None
     table = given[:, None] if given.ndim == 1 else given
     if table.ndim != 2 or not table.size or not np.isfinite(table).all():
         raise InvalidValueError(f"points must be (N, D) finite numbers, N and D from 1 on, got shape {given.shape}")
     chosen, names = classes_of(np.arange(len(table)) if labels is None else labels, len(table), titles, "point")
     return Sources(
-        data=table[None].astype(np.float32), labels=chosen[None], titles=names, origin={"kind": "points"}
+        data=table[None], labels=chosen[None], titles=names, origin={"kind": "points"}
     )  # fmt: skip
 
 
@@ -171,6 +177,9 @@ def of_torchvision(
     except ImportError:
         raise missing_extra("torchvision", "recipes") from None
     whole(count, "count", 1, 2**24, "pictures")
+    for edge, title in ((height, "height"), (width, "width")):
+        if edge is not None:
+            whole(edge, title, 1, 2**16, "pixels")
     kind, asked = getattr(datasets, TORCHVISION[name]), {"split": "train"} if name == "celeba" else {"train": True}
     try:
         opened = kind(str(root), download=False, **asked)
@@ -318,10 +327,15 @@ def picture_of(picture: Any, grey: bool, height: int | None, width: int | None) 
 def classes_of(labels: Any, count: int, titles: Sequence[str] | None, noun: str) -> tuple[Int64, tuple[str, ...]]:
     """(N,) int64 labels, and the titles of their classes."""
     given = np.asarray(labels)
-    chosen = given.astype(np.int64)
-    if given.shape != (count,) or not np.array_equal(given, chosen) or chosen.min() < 0:
+    whole_ones = given.dtype.kind in "biuf" and bool(np.isfinite(given).all()) and np.array_equal(given, np.rint(given))
+    if given.shape != (count,) or not whole_ones or given.min() < 0:
         raise InvalidValueError(f"labels must be {count} whole numbers from 0 on, got {given.dtype} {given.shape}")
-    known = tuple(f"{noun} {number}" for number in range(int(chosen.max()) + 1)) if titles is None else tuple(titles)
+    chosen = given.astype(np.int64)
+    if titles is not None:
+        return chosen, names_of(titles, "titles")
+    if int(chosen.max()) >= MAX_CLASSES:
+        raise InvalidValueError(f"labels without titles must be below {MAX_CLASSES}, got {chosen.max()}: pass titles")
+    known = tuple(f"{noun} {number}" for number in range(int(chosen.max()) + 1))
     return chosen, known
 
 
@@ -359,12 +373,16 @@ def split(sources: Sources, count: int) -> tuple[Sources, Sources]:
     whole(count, "count", 1, len(sources) - 1, f"of {len(sources)} sources")
     parts = []
     for rows in (slice(count), slice(count, None)):
-        origin = dict(sources.origin)
-        for name in ("indices", "items"):
-            if isinstance(origin.get(name), list):
-                origin[name] = origin[name][rows]
         parts.append(Sources(
             data=np.ascontiguousarray(sources.data[:, rows]), labels=np.ascontiguousarray(sources.labels[:, rows]),
-            titles=sources.titles, origin=origin,
+            titles=sources.titles, origin=cut_origin(sources.origin, rows),
         ))  # fmt: skip
     return parts[0], parts[1]
+
+
+def cut_origin(origin: Mapping[str, Any], rows: slice) -> dict[str, Any]:
+    """What is told of some rows of sources; of stacked ones, of those of each part."""
+    cut = {name: value[rows] for name in ("indices", "items") if isinstance(value := origin.get(name), list)}
+    if origin.get("kind") == "stacked":
+        cut["parts"] = [cut_origin(part, rows) for part in origin["parts"]]
+    return {**origin, **cut}

@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 
 from fractal_streams import rng
-from fractal_streams.errors import InvalidValueError
 from fractal_streams.kaleidoscope.fitted import Kaleidoscope
 from fractal_streams.kaleidoscope.network import Float32, Float64, Network
+from fractal_streams.kaleidoscope.training import number
 from fractal_streams.rng import Int64
 from fractal_streams.spec import one_of
 
@@ -50,7 +50,7 @@ class Start:
 
     def __post_init__(self) -> None:
         one_of(self.kind, "start kind", START_KINDS)
-        object.__setattr__(self, "noise", checked_size(self.noise, "start noise"))
+        object.__setattr__(self, "noise", number(self.noise, "start noise", 0.0, 100.0))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,14 +68,7 @@ class Jitter:
 
     def __post_init__(self) -> None:
         one_of(self.kind, "jitter kind", JITTER_KINDS)
-        object.__setattr__(self, "size", checked_size(self.size, "jitter size"))
-
-
-def checked_size(value: Any, name: str) -> float:
-    """A float, 0 and up."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0.0 <= value <= 100.0:
-        raise InvalidValueError(f"{name} must lie in [0, 100], got {value!r}")
-    return float(value)
+        object.__setattr__(self, "size", number(self.size, "jitter size", 0.0, 100.0))
 
 
 def start_values(start: Start, fitted: Kaleidoscope, chains: Int64, models: Int64, key_of: KeyOf) -> Float32:

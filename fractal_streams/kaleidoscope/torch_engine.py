@@ -13,7 +13,7 @@ import numpy as np
 
 from fractal_streams.batch import as_array
 from fractal_streams.errors import InvalidValueError, missing_extra
-from fractal_streams.kaleidoscope.chain import Outcome, Schedule, models_of
+from fractal_streams.kaleidoscope.chain import Outcome, Schedule, check_rows, models_of
 from fractal_streams.kaleidoscope.fitted import Kaleidoscope
 from fractal_streams.kaleidoscope.network import LEAK
 from fractal_streams.kaleidoscope.starts import KeyOf, Start, jittered, start_values
@@ -50,8 +50,8 @@ class TorchEngine:
         return self._out(torch.from_numpy(start_values(start, self.fitted, chains, rows, key_of)))
 
     def apply(self, states: Any, models: Any = None) -> Any:
-        rows = models_of(models, len(states), self.fitted)
-        return self._out(self._apply(self._taken(states), rows))
+        values = self._taken(states)
+        return self._out(self._apply(values, models_of(models, len(values), self.fitted)))
 
     def run(
         self, states: Any, models: Any = None, schedule: Schedule | None = None, *, chains: Int64 | None = None,
@@ -89,7 +89,8 @@ class TorchEngine:
                        self._out(table))  # fmt: skip
 
     def nearest(self, states: Any, table: Any, models: Any = None, table_models: Any = None) -> tuple[Any, Any]:
-        rows, values = models_of(models, len(states), self.fitted), self._taken(states)
+        values, rows = self._taken(states), models_of(models, len(states), self.fitted)
+        check_rows(table, self.fitted.network.size, "table", 1)
         known = np.ascontiguousarray(as_array(table), np.float32)
         squares = np.square(known.astype(np.float64)).sum(axis=1).astype(np.float32)
         weight, bias = (torch.from_numpy(each).to(values.device) for each in (-2.0 * known, squares))
@@ -102,7 +103,7 @@ class TorchEngine:
                 own = as_array(table_models)[None] == rows[first : first + TILE, None]
                 scores = np.where(own, scores, np.float32(np.inf))
             place[first : first + TILE] = scores.argmin(axis=1)
-        apart = np.square(as_array(values) - known[place]).mean(axis=1, dtype=np.float64) if len(known) else 0.0
+        apart = np.square(as_array(values) - known[place]).mean(axis=1, dtype=np.float64)
         distance = np.asarray(np.sqrt(apart) / self.fitted.network.span, np.float32)
         return self._out(torch.from_numpy(place)), self._out(torch.from_numpy(distance))
 
@@ -111,9 +112,7 @@ class TorchEngine:
 
     def _taken(self, states: Any) -> Any:
         """(B, D) float32 tensor on the device."""
-        size = self.fitted.network.size
-        if states.ndim != 2 or states.shape[1] != size:
-            raise InvalidValueError(f"states must be (B, {size}), got {tuple(states.shape)}")
+        check_rows(states, self.fitted.network.size, "states")
         found = states if isinstance(states, torch.Tensor) else torch.from_numpy(np.ascontiguousarray(states))
         return found.to(self.device, torch.float32)
 

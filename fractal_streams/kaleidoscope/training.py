@@ -98,7 +98,7 @@ class Training:
         for name in values:
             if name not in cls.__dataclass_fields__:
                 raise unknown_name("setting of a training", name, cls.__dataclass_fields__)
-        return cls(**{**values, "betas": tuple(values.get("betas", (0.9, 0.999)))})
+        return cls(**values)
 
     def replace(self, **changes: Any) -> Training:
         """A copy with other values."""

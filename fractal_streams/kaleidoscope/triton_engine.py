@@ -12,7 +12,7 @@ import torch
 
 from fractal_streams.batch import as_array
 from fractal_streams.errors import InvalidValueError
-from fractal_streams.kaleidoscope.chain import Outcome, Schedule, models_of
+from fractal_streams.kaleidoscope.chain import Outcome, Schedule, check_rows, models_of
 from fractal_streams.kaleidoscope.fitted import Kaleidoscope
 from fractal_streams.kaleidoscope.starts import COARSE, Jitter, KeyOf, Start, source_rows
 from fractal_streams.kaleidoscope.triton_kernel import argmin_kernel, distance_kernel, noise_kernel
@@ -90,8 +90,7 @@ class TritonEngine:
         asked, size = schedule or Schedule(), self.fitted.network.size
         if asked.jitter is not None and (chains is None or key_of is None):
             raise InvalidValueError("a schedule with jitter needs chains and key_of, which name its draws")
-        if states.ndim != 2 or states.shape[1] != size:
-            raise InvalidValueError(f"states must be (B, {size}), got {tuple(states.shape)}")
+        check_rows(states, size, "states")
         count, rows = len(states), models_of(models, len(states), self.fitted)
         with self._here():
             first = self._placed(states).float()
@@ -108,7 +107,10 @@ class TritonEngine:
             return out
 
     def nearest(self, states: Any, table: Any, models: Any = None, table_models: Any = None) -> tuple[Any, Any]:
-        network, rows = self.fitted.network, models_of(models, len(states), self.fitted)
+        network = self.fitted.network
+        check_rows(states, network.size, "states")
+        check_rows(table, network.size, "table", 1)
+        rows = models_of(models, len(states), self.fitted)
         with self._here():
             values, (layer, known) = self._placed(states).float().contiguous(), self._table(table)
             count, entries = len(values), len(known)
@@ -137,7 +139,7 @@ class TritonEngine:
         network = self.fitted.network
         low, high = network.range
         middle = 0.5 * (low + high)
-        share = middle + (values.double() - middle) / network.data_scale
+        share = middle + (self._placed(values).double() - middle) / network.data_scale
         share = (share.float() - low) * (255.0 / (high - low))
         return share.round().clamp(0.0, 255.0).to(torch.uint8).reshape(len(values), *network.shape)
 

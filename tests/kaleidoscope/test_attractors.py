@@ -110,6 +110,9 @@ def test_what_it_refuses() -> None:
         ("tolerance must be above 0", {"schedule": Schedule(tolerance=0.0)}),
         (r"tolerance must lie in \(0, 1\)", {"tolerance": 0.0}),
         ("start must be a Start or several", {"start": ()}),
+        ("start must be a Start or several", {"start": "pink"}),
+        ("tolerance must be above 0, got 5", {"schedule": 5}),
+        ("seed must be a whole number", {"seed": 0.5}),
     ):
         with pytest.raises(InvalidValueError, match=said):
             find_attractors(stairs, device="cpu", **settings)  # type: ignore[arg-type]

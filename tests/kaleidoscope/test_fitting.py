@@ -355,6 +355,8 @@ def test_pictures_held_out_tell_identity_maps_too(tiny: Sources) -> None:
     assert told["rmse"][0] == pytest.approx(np.sqrt(((outputs - unseen)[keep] ** 2).mean()) / 2.0, rel=1e-3)
     with pytest.raises(InvalidValueError, match=r"held_out must be \(H, 1, 4, 4\)"):
         fit(linear, some, training, device="cpu", held_out=rest[:, 0])
+    with pytest.raises(InvalidValueError, match=r"held_out must be .* uint8 or floats, got uint16"):
+        fit(linear, some, training, device="cpu", held_out=rest.astype(np.uint16))
 
 
 def test_near_duplicates_are_named(few: Sources) -> None:
@@ -371,11 +373,38 @@ def test_near_duplicates_are_named(few: Sources) -> None:
         ({"models": 100, "restarts": 100}, r"models \* restarts must be at most 4096"),
         ({"on_identity": "ask"}, "on_identity must be one of 'refuse', 'warn', 'allow'"),
         ({"on_dead": "ask"}, "on_dead must be one of 'refuse', 'allow'"),
+        ({"checkpoint_seconds": "soon"}, r"checkpoint_seconds must lie in \[0, inf\], got 'soon'"),
+        ({"checkpoint_seconds": float("nan")}, "checkpoint_seconds must lie"), ({"training": {"steps": 3}}, "got dict"),
+        ({"network": "mlp"}, "fit takes a Network, Sources and a Training or None, got str"),
+        ({"sources": [0.2, 0.8]}, "fit takes a Network, Sources and a Training or None, got list"),
     ],
-)
+)  # fmt: skip
 def test_options_out_of_range_are_refused(options: Any, words: str) -> None:
     with pytest.raises(InvalidValueError, match=words):
-        fit(LINE, TWO, PLAIN, device="cpu", **options)
+        fit(**{"network": LINE, "sources": TWO, "training": PLAIN, "device": "cpu", **options})
+
+
+def test_whole_numbers_of_numpy_are_whole_numbers(tmp_path: Path) -> None:
+    counts: Any = {"models": np.int64(2), "restarts": np.int64(2), "checkpoint": tmp_path / "part.safetensors"}
+    found = fit(LINE, TWO, PLAIN.replace(steps=3), device="cpu", on_dead="allow", **counts)
+    assert open_kaleidoscope(found.save(tmp_path / "kept.safetensors")).training["restarts"] == 2
+
+
+@pytest.mark.parametrize("name", ["weights.layers.0.bias", "best.layers.6.weight", "step"])
+def test_checkpoints_of_odd_numbers_are_refused(name: str, tmp_path: Path) -> None:
+    from safetensors.numpy import save_file
+
+    path = tmp_path / "part.safetensors"
+    options: Any = {"models": 2, "device": "cpu", "on_dead": "allow", "checkpoint": path}
+    fit(LINE, TWO, PLAIN.replace(steps=3), **options)
+    card, arrays = kept_in.read_tensors(path, kept_in.FORMAT, 1)
+    if name == "step":
+        card["step"] = 4
+    else:
+        arrays[name] = arrays[name][:1]  # which would be taken for both networks
+    save_file(arrays, path, metadata={"card": json.dumps(card)})
+    with pytest.raises(WeightFileError, match=f"damaged.*{name}"):
+        fit(LINE, TWO, PLAIN.replace(steps=3), **options)
 
 
 def test_sources_that_do_not_fit_are_refused(few: Sources) -> None:
@@ -410,6 +439,8 @@ def test_trainings_are_told_and_read_as_json() -> None:
         Training.from_dict({"step": 5})
     with pytest.raises(InvalidValueError, match="not a training"):
         Training.from_dict([5])
+    with pytest.raises(InvalidValueError, match="betas must be two numbers, got 5"):
+        Training.from_dict({"betas": 5})
 
 
 @pytest.mark.gpu

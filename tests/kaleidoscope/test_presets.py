@@ -66,6 +66,11 @@ def test_recipes_say_which_data_they_lack(name: str, fresh_cache: Path) -> None:
         make(name, device="cpu")
 
 
+def test_the_name_of_the_file_is_checked_before_anything_is_fitted(tmp_path: Path) -> None:
+    with pytest.raises(InvalidValueError, match=r"kept as \.safetensors, got .*digits\.pt"):
+        make("seed_mnist", tmp_path / "digits.pt", root=tmp_path / "none", device="cpu")
+
+
 def test_make_writes_a_whole_kaleidoscope(fresh_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("fractal_streams.kaleidoscope.quality")
     torch.set_num_threads(1)

@@ -221,6 +221,17 @@ def test_what_it_refuses() -> None:
         report(STAIRS, device="cpu", held_out=np.zeros((4, 2), np.float32))
     with pytest.raises(InvalidValueError, match="chains must be"):
         report(STAIRS, device="cpu", chains=10_000)
+    with pytest.raises(InvalidValueError, match="tolerance must be above 0, got 'slow'"):
+        report(STAIRS, device="cpu", schedule="slow")  # type: ignore[arg-type]
+    with pytest.raises(InvalidValueError, match="start must be a Start or several"):
+        report(STAIRS, device="cpu", start="pink")  # type: ignore[arg-type]
+    with pytest.raises(InvalidValueError, match=r"data must be .*uint8 levels, or floats.*got int64"):
+        report(STAIRS, device="cpu", held_out=np.arange(4)[:, None])
+
+
+def test_whole_numbers_of_numpy_go_into_the_file() -> None:
+    found = report(STAIRS, device="cpu", chains=np.int64(20), seed=np.int64(3))  # type: ignore[arg-type]
+    assert json.loads(json.dumps(found["settings"])) == report(STAIRS, device="cpu", chains=20, seed=3)["settings"]
 
 
 def test_held_out_data_of_each_network_and_short_schedules() -> None:

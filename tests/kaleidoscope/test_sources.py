@@ -43,6 +43,15 @@ def test_points_are_classes_of_their_own_unless_labels_say_otherwise() -> None:
         (lambda: told.stacked([]), "at least one, got 0"),
         (lambda: told.stacked([told.points([0.1]), told.points([0.1, 0.2])]), "one number, shape and dtype"),
         (lambda: told.again({"kind": "points"}), "only pictures of a stream"),
+        (lambda: told.points(["a", "b"]), "finite numbers, got"),
+        (lambda: told.points([[1.0], [1.0, 2.0]]), "numbers"),
+        (lambda: told.points([1e300]), "finite"),
+        (lambda: told.points(None), "finite numbers"),
+        (lambda: told.points([0.1, 0.2], labels=["a", "b"]), "labels must be 2 whole numbers"),
+        (lambda: told.points([0.1, 0.2], labels=[0, 0.5]), "labels must be 2 whole numbers"),
+        (lambda: told.points([0.1, 0.2], labels=[0, np.nan]), "labels must be 2 whole numbers"),
+        (lambda: told.points([0.1], labels=[2**40]), "labels without titles must be below"),
+        (lambda: told.points([0.1], titles=5), "titles must be one name or a list of names, got 5"),  # type: ignore[arg-type]
     ],
 )
 def test_what_is_refused(make, words: str) -> None:  # type: ignore[no-untyped-def]
@@ -180,3 +189,19 @@ def test_datasets_that_are_not_there_are_named(tmp_path: Path) -> None:
         told.of_torchvision("cifar10", tmp_path)
     with pytest.raises(UnknownNameError, match="did you mean 'mnist'"):
         told.of_torchvision("mnst", tmp_path)
+
+
+def test_sources_of_a_bank_that_are_split_are_made_again_as_they_were_split(stream: Stream) -> None:
+    spec = stream.describe()["spec"]
+    assert spec["kind"] == "stills"
+    both = told.stacked([told.of_stream(stream, [4, 1, 6]), told.of_stream(stream, [9, 0, 2])])
+    for part, indices in zip(told.split(both, 2), ([[4, 1], [9, 0]], [[6], [2]]), strict=True):
+        assert [each["indices"] for each in part.origin["parts"]] == indices
+        np.testing.assert_array_equal(told.again(part.origin).data, part.data)
+
+
+@pytest.mark.parametrize("edges, words", [({"height": 0}, "height must be"), ({"width": -3}, "width must be")])
+def test_edges_of_pictures_are_checked(edges: dict[str, int], words: str, tmp_path: Path) -> None:
+    pytest.importorskip("torchvision")
+    with pytest.raises(InvalidValueError, match=words):
+        told.of_torchvision("mnist", tmp_path, height=edges.get("height"), width=edges.get("width"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from typing import Any
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 
 from fractal_streams import rng
 from fractal_streams.errors import InvalidValueError
+from fractal_streams.kaleidoscope.chain import Schedule
 from fractal_streams.kaleidoscope.fitted import Kaleidoscope, Sources
 from fractal_streams.kaleidoscope.network import Network
 from fractal_streams.kaleidoscope.starts import JITTER_KINDS, START_KINDS, Jitter, Start, jittered, start_values
@@ -113,3 +115,42 @@ def test_sizes_are_checked(size: Any) -> None:
         Jitter(size=size)
     with pytest.raises(InvalidValueError, match=r"must lie in \[0, 100\]"):
         Start(noise=size)
+
+
+ENGINES = ("reference.ReferenceEngine", "torch_engine.TorchEngine")
+ODD: dict[str, Any] = {
+    "models must be whole numbers": {"models": np.array([0.5, 0.0])},
+    "models must be whole numbers, one of 0 to 1": {"models": np.array([0, 2])},
+    r"states must be \(B, 12\)": {"states": np.zeros((2, 11), np.float32)},
+    r"states must be \(B, 12\), B from 0 on, got shape \(12,\)": {"states": np.zeros(12, np.float32)},
+    r"table must be \(B, 12\), B from 1 on, got shape \(0, 12\)": {"table": np.zeros((0, 12), np.float32)},
+    r"table must be \(B, 12\), B from 1 on, got shape \(3, 5\)": {"table": np.zeros((3, 5), np.float32)},
+}
+
+
+@pytest.mark.parametrize("words", ODD)
+@pytest.mark.parametrize("name", [*ENGINES, "triton_engine.TritonEngine"])
+def test_engines_refuse_rows_that_are_none_of_theirs(name: str, words: str) -> None:
+    if name.startswith("triton"):
+        pytest.importorskip("triton")
+    home, kind = name.split(".")
+    fitted, fine = made((3, 2, 2)), np.zeros((2, 12), np.float32)
+    built = getattr(importlib.import_module(f"fractal_streams.kaleidoscope.{home}"), kind)
+    engine = built(fitted) if home == "reference" else built(fitted, "cpu")
+    asked = {"states": fine, "table": fine, "models": np.array([0, 1]), **ODD[words]}
+    with pytest.raises(InvalidValueError, match=words):
+        engine.nearest(asked["states"], asked["table"], asked["models"])
+    if "table" not in ODD[words]:
+        with pytest.raises(InvalidValueError, match=words):
+            engine.apply(asked["states"], asked["models"])
+
+
+@pytest.mark.parametrize("name", ENGINES)
+def test_no_chains_are_no_error(name: str) -> None:
+    home, kind = name.split(".")
+    fitted, none = made((3, 2, 2)), np.zeros((0, 12), np.float32)
+    engine = getattr(importlib.import_module(f"fractal_streams.kaleidoscope.{home}"), kind)(fitted)
+    assert engine.starts(Start(kind="blend"), np.arange(0), None, key_of).shape == (0, 12)
+    found = engine.run(none, None, Schedule(most=3, keep=(0, 2)))
+    assert [part.shape for part in vars(found).values()] == [(0, 12), (0,), (0,), (0, 2, 12)]
+    assert [part.shape for part in engine.nearest(none, fitted.source_values(0))] == [(0,), (0,)]

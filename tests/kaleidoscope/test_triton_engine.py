@@ -96,6 +96,7 @@ def test_starts_and_the_nearest_are_the_reference_s() -> None:
         np.testing.assert_allclose(distance.cpu().numpy(), known_distance, atol=1e-6)
     levels = ours.levels(torch.from_numpy(states).to(DEVICE)).cpu().numpy()
     np.testing.assert_array_equal(levels, fitted.network.levels_of(states))
+    np.testing.assert_array_equal(ours.levels(states).cpu().numpy(), levels)
 
 
 @pytest.mark.parametrize(
