@@ -13,7 +13,7 @@ from fractal_streams import rng
 from fractal_streams.errors import InvalidValueError, missing_extra
 from fractal_streams.kaleidoscope.batched_points import as_rows, clusters, nearest_rows
 from fractal_streams.kaleidoscope.chain import Engine, Schedule
-from fractal_streams.kaleidoscope.engines import open_engine
+from fractal_streams.kaleidoscope.engines import engine_of
 from fractal_streams.kaleidoscope.fitted import Attractors, Kaleidoscope
 from fractal_streams.kaleidoscope.network import Float32
 from fractal_streams.kaleidoscope.starts import KeyOf, Start, normal_table
@@ -86,7 +86,7 @@ def find_attractors(
     most = whole(most, "most", 1, MOST_CHAINS, "attractors of a network")
     seed = whole(seed, "seed", 0, 2**64 - 1, "")
     checked_probe(starts, chains, schedule, tolerance)
-    runs = engine or open_engine(fitted, device)
+    runs = engine_of(fitted, engine, device)
     tables = [
         of_model(runs, model, starts, chains, schedule, tolerance, most, seed)
         for model in barred(range(fitted.models), "attractors", progress)

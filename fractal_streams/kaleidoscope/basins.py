@@ -12,7 +12,7 @@ import numpy.typing as npt
 from fractal_streams.batch import as_array, as_tensor
 from fractal_streams.errors import InvalidValueError, missing_extra
 from fractal_streams.kaleidoscope.chain import Engine, Schedule, models_of
-from fractal_streams.kaleidoscope.engines import open_engine
+from fractal_streams.kaleidoscope.engines import engine_of
 from fractal_streams.kaleidoscope.fitted import Kaleidoscope
 from fractal_streams.kaleidoscope.fitted_stream import nearest_own
 from fractal_streams.kaleidoscope.network import Float32, Float64
@@ -271,7 +271,7 @@ def basin_map(
     """
     asked, drawn = rule or EndRule(), (planes,) if isinstance(planes, Plane) else tuple(planes)
     height, width = checked_size(height, width)
-    used = open_engine(fitted, device) if engine is None else engine
+    used = engine_of(fitted, engine, device)
     given = models if hasattr(models, "detach") else np.asarray(0 if models is None else models)
     of = models_of(np.full(len(drawn), given) if given.ndim == 0 else given, len(drawn), fitted)
     known = end_table(fitted, asked.ends) if table is None else table

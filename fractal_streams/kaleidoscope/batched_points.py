@@ -55,7 +55,10 @@ def bank_function(fitted: Kaleidoscope, device: str = "cpu", precision: str = "f
         module = module_of(network, fitted.tensors).to(device, dtype).eval().requires_grad_(False)
         return lambda states: module(states[0])[None]
     layers = [
-        tuple(torch.tensor(fitted.tensors[f"layers.{layer}.{part}"]).to(device, dtype) for part in ("weight", "bias"))
+        tuple(
+            torch.tensor(np.ascontiguousarray(fitted.tensors[f"layers.{layer}.{part}"])).to(device, dtype)
+            for part in ("weight", "bias")
+        )
         for layer in range(network.n_linear)
     ]
     hidden, head = ROW_FUNCTIONS[network.activation], ROW_FUNCTIONS[network.head]

@@ -12,7 +12,7 @@ from fractal_streams.batch import as_array
 from fractal_streams.errors import InvalidValueError
 from fractal_streams.kaleidoscope.fitted import Kaleidoscope
 from fractal_streams.kaleidoscope.starts import Jitter, KeyOf, Start
-from fractal_streams.rng import Int64
+from fractal_streams.rng import Int64, checked_indices
 from fractal_streams.spec import whole
 
 MAX_STEPS = 100_000
@@ -78,6 +78,18 @@ class Outcome:
         return Outcome(as_array(self.states), as_array(self.steps), as_array(self.change), as_array(self.kept))
 
 
+def noisy_chains(schedule: Schedule, count: int, chains: Any, key_of: KeyOf | None) -> Int64:
+    """(B,) int64 chains that name the draws of B rows with jitter; none without."""
+    if schedule.jitter is None:
+        return np.zeros(0, np.int64)
+    if chains is None or key_of is None:
+        raise InvalidValueError("a schedule with jitter needs chains and key_of, which name its draws")
+    numbers = checked_indices(chains)
+    if len(numbers) != count:
+        raise InvalidValueError(f"jitter needs a chain for each of {count} rows, got {len(numbers)} chains")
+    return numbers
+
+
 class Engine(Protocol):
     """Applies the networks of a kaleidoscope on one device, in one precision of weights, states and products.
 
@@ -114,7 +126,11 @@ class Engine(Protocol):
 
 def models_of(models: Any, count: int, fitted: Kaleidoscope) -> Int64:
     """(B,) int64 networks of rows, checked."""
-    given = np.zeros(count, np.int64) if models is None else as_array(models)
+    given = (
+        np.zeros(count, np.int64)
+        if models is None
+        else as_array(np.asarray(models) if isinstance(models, list | tuple) else models)
+    )
     rows: npt.NDArray[np.int64] = given.astype(np.int64)
     outside = count and rows.shape == (count,) and (rows.min() < 0 or rows.max() >= fitted.models)
     if given.dtype.kind not in "iu" or rows.shape != (count,) or outside:

@@ -14,7 +14,7 @@ from fractal_streams.batch import as_array
 from fractal_streams.errors import InvalidValueError
 from fractal_streams.kaleidoscope.animation import FASTEST, save_frames
 from fractal_streams.kaleidoscope.chain import Engine, Schedule
-from fractal_streams.kaleidoscope.engines import open_engine
+from fractal_streams.kaleidoscope.engines import engine_of
 from fractal_streams.kaleidoscope.fitted import Kaleidoscope
 from fractal_streams.kaleidoscope.network import Float32
 from fractal_streams.kaleidoscope.plots import UInt8, pillow, save_pixels, with_ending
@@ -58,7 +58,7 @@ def run_chains(
     if not steps:
         raise InvalidValueError("iterates must name at least one, got none")
     schedule = Schedule(most=max(1, *steps), tolerance=0.0, keep=steps, jitter=jitter)
-    engine = engine or open_engine(fitted, device)
+    engine = engine_of(fitted, engine, device)
 
     def key_of(*names: Any) -> tuple[int, int]:
         return rng.key("chains-picture", seed, *names)
@@ -132,7 +132,7 @@ def chain_strip(
         scale: as in `chain_frames`.
     """
     checked_pictures(fitted)
-    engine = asked.pop("engine", None) or open_engine(fitted, asked.pop("device", "auto"))
+    engine = engine_of(fitted, asked.pop("engine", None), asked.pop("device", "auto"))
     kept, owners = run_chains(fitted, iterates, chains=chains, engine=engine, **asked)
     source, distance = np.zeros(len(kept), np.int64), np.zeros(len(kept), np.float32)
     for model in np.unique(owners):

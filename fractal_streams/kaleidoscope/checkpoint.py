@@ -20,7 +20,14 @@ import numpy as np
 
 from fractal_streams.errors import InvalidValueError
 from fractal_streams.kaleidoscope.descent import Descent
-from fractal_streams.kaleidoscope.fitted import Sources, WeightFileError, checked_path, read_tensors, safetensors_numpy
+from fractal_streams.kaleidoscope.fitted import (
+    Sources,
+    WeightFileError,
+    checked_path,
+    digest_of,
+    read_tensors,
+    safetensors_numpy,
+)
 from fractal_streams.spec import whole
 
 FORMAT = "fractal-streams-fit"
@@ -70,6 +77,8 @@ class Checkpoint:
                 f"file, or ask for the fit that is there"
             )
         try:
+            if card.get("digest") != digest_of([card["facts"], card["step"]], arrays):
+                raise ValueError("it has not the digest that its card says")
             descent.restore(arrays, whole(card["step"], "step", 0, descent.training.steps, "steps"))
         except (KeyError, RuntimeError, ValueError, TypeError) as error:
             raise WeightFileError(f"{self.path} is damaged ({error}): remove it, and the fit begins again") from None
@@ -81,9 +90,11 @@ class Checkpoint:
         write = safetensors_numpy().save_file
         self.path.parent.mkdir(parents=True, exist_ok=True)
         card = {"format": FORMAT, "version": CHECKPOINT_VERSION, "facts": self.facts, "step": descent.done}
+        arrays = descent.state()
+        card["digest"] = digest_of([self.facts, descent.done], arrays)
         complete = self.path.with_name(f".{self.path.name}.{secrets.token_hex(4)}.tmp")
         try:
-            write(descent.state(), complete, metadata={"card": json.dumps(card, sort_keys=True)})
+            write(arrays, complete, metadata={"card": json.dumps(card, sort_keys=True)})
             os.replace(complete, self.path)
         finally:
             complete.unlink(missing_ok=True)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from fractal_streams.device import resolve_device
 from fractal_streams.errors import InvalidValueError
 from fractal_streams.kaleidoscope.chain import Engine
@@ -9,6 +11,34 @@ from fractal_streams.kaleidoscope.fitted import Kaleidoscope
 from fractal_streams.spec import one_of
 
 PRECISIONS = ("float32", "bfloat16")
+
+
+def engine_of(fitted: Kaleidoscope, engine: Engine | None, device: str = "auto") -> Engine:
+    """The engine that is given, if it applies these networks; else one in float32 on the device.
+
+    Raises:
+        InvalidValueError: it is of other networks. Others as `open_engine`.
+    """
+    if engine is None:
+        return open_engine(fitted, device)
+    other = engine.fitted
+    arrays = [(fitted.tensors, other.tensors), (vars(fitted.sources), vars(other.sources))]
+    same = (
+        fitted is other
+        or fitted.network == other.network
+        and all(
+            mine is theirs[name] or np.array_equal(mine, theirs[name])
+            for own, theirs in arrays
+            for name, mine in own.items()
+            if isinstance(mine, np.ndarray)
+        )
+    )
+    if not same:
+        raise InvalidValueError(
+            "the engine applies other networks, or has other sources, than this kaleidoscope: open_engine(fitted) "
+            "opens one of its own, and engine=None does it for you"
+        )
+    return engine
 
 
 def open_engine(fitted: Kaleidoscope, device: str = "auto", precision: str = "float32") -> Engine:

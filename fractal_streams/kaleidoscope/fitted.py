@@ -162,11 +162,7 @@ class Kaleidoscope:
     @property
     def fingerprint(self) -> str:
         """32 hexadecimal digits of the network, its weights, its sources and its attractors."""
-        digest = hashlib.blake2s(json.dumps(self.network.to_dict(), sort_keys=True).encode(), digest_size=16)
-        for name, array in sorted(self._arrays().items()):
-            digest.update(json.dumps([name, str(array.dtype), array.shape]).encode())
-            digest.update(np.ascontiguousarray(array).tobytes())
-        return digest.hexdigest()
+        return digest_of(self.network.to_dict(), self._arrays())
 
     def source_values(self, model: int) -> Float32:
         """(N, D) values of the sources of one network."""
@@ -265,6 +261,15 @@ def of_arrays(card: Mapping[str, Any], arrays: dict[str, npt.NDArray[Any]]) -> K
         network=Network.from_dict(card["network"]), tensors=arrays, sources=sources, training=card["training"],
         attractors=Attractors(**table) if table else None, quality=card["quality"],
     )  # fmt: skip
+
+
+def digest_of(told: Any, arrays: Mapping[str, npt.NDArray[Any]]) -> str:
+    """32 hexadecimal digits of values that JSON holds, and of arrays."""
+    digest = hashlib.blake2s(json.dumps(told, sort_keys=True).encode(), digest_size=16)
+    for name, array in sorted(arrays.items()):
+        digest.update(json.dumps([name, str(array.dtype), array.shape]).encode())
+        digest.update(np.ascontiguousarray(array).tobytes())
+    return digest.hexdigest()
 
 
 def check_json(values: Any, name: str) -> None:

@@ -153,10 +153,14 @@ class Network:
         return np.asarray(data.reshape(*values.shape[:-1], *self.shape), np.float32)
 
     def levels_of(self, values: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
-        """(..., C, H, W) uint8 levels of (..., D) values, rounded to the nearest; beyond the range they are clipped."""
+        """(..., C, H, W) uint8 levels of (..., D) values, rounded to the nearest; beyond the range they are clipped.
+
+        What is no number has level 0.
+        """
         low, high = self.range
-        share = (np.asarray(self.data_of(values), np.float32) - np.float32(low)) * np.float32(255.0 / (high - low))
-        return np.asarray(np.clip(np.rint(share), 0.0, 255.0), np.uint8)
+        with np.errstate(over="ignore"):
+            share = (self.data_of(values) - np.float32(low)) * np.float32(255.0 / (high - low))
+        return np.asarray(np.clip(np.rint(np.nan_to_num(share, nan=0.0)), 0.0, 255.0), np.uint8)
 
     def first_weights(self, models: int = 1, seed: int = 0) -> Tensors:
         """The weights that `models` networks of a bank begin with; network m's depend on (network, seed, m) alone."""

@@ -16,7 +16,7 @@ from fractal_streams import rng
 from fractal_streams.batch import as_array
 from fractal_streams.errors import InvalidValueError
 from fractal_streams.kaleidoscope.chain import Engine
-from fractal_streams.kaleidoscope.engines import open_engine
+from fractal_streams.kaleidoscope.engines import engine_of
 from fractal_streams.kaleidoscope.fitted import Kaleidoscope
 from fractal_streams.kaleidoscope.measures import FixedPoints, fixed_points
 from fractal_streams.kaleidoscope.network import Float64
@@ -89,7 +89,7 @@ def profile(
     """
     checked(fitted, 1)
     whole(points, "points", 2, MAX_POINTS, "places")
-    rows, engine = rows_of(fitted, models), engine or open_engine(fitted, device)
+    rows, engine = rows_of(fitted, models), engine_of(fitted, engine, device)
     places = np.linspace(*fitted.network.range, points)
     return Profile(
         range=fitted.network.range, places=places, outputs=outputs_at(engine, places, rows),
@@ -116,7 +116,7 @@ def trajectories(
     """
     whole(starts, "starts", 1, MAX_POINTS, "chains")
     whole(steps, "steps", 0, 10_000, "applications")
-    rows, engine = rows_of(fitted, models), engine or open_engine(fitted, device)
+    rows, engine = rows_of(fitted, models), engine_of(fitted, engine, device)
     chains = np.tile(np.arange(starts, dtype=np.int64), len(rows))
     owners = np.repeat(np.asarray(rows, np.int64), starts)
     state = engine.starts(start or Start(), chains, owners, lambda *names: rng.key("trajectory", seed, *names))

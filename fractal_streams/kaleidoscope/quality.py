@@ -35,7 +35,7 @@ from fractal_streams.kaleidoscope.attractors import (
 )
 from fractal_streams.kaleidoscope.batched_points import as_rows, nearest_rows
 from fractal_streams.kaleidoscope.chain import Engine, Schedule
-from fractal_streams.kaleidoscope.engines import open_engine
+from fractal_streams.kaleidoscope.engines import engine_of
 from fractal_streams.kaleidoscope.fitted import Kaleidoscope, Sources
 from fractal_streams.kaleidoscope.network import Float32
 from fractal_streams.kaleidoscope.quality_summary import figure, flags_of, quality_rows, summary_of, verdict_of
@@ -98,7 +98,7 @@ def report(
     seed = whole(seed, "seed", 0, 2**64 - 1, "")
     checked_probe((start,), chains, schedule, SAME)
     rows = held_out_values(fitted, held_out)
-    runs = engine or open_engine(fitted, device)
+    runs = engine_of(fitted, engine, device)
     networks = [
         network_report(runs, model, chains, start, schedule, rows[model % len(rows)] if rows else None, seed)
         for model in barred(range(fitted.models), "quality", progress)
@@ -116,7 +116,7 @@ def completed(
     start: Start = UNIFORM, held_out: Sources | npt.NDArray[Any] | None = None, seed: int = 0, progress: bool = False,
 ) -> Kaleidoscope:  # fmt: skip
     """The kaleidoscope with its attractors, of `chains` chains, and its quality report, of at most 500 of them."""
-    runs = engine or open_engine(fitted, device)
+    runs = engine_of(fitted, engine, device)
     found = find_attractors(fitted, engine=runs, chains=chains, start=start, seed=seed, progress=progress)
     quality = report(
         fitted, engine=runs, chains=min(chains, 500), start=start, held_out=held_out, seed=seed, progress=progress

@@ -11,7 +11,7 @@ import numpy as np
 from fractal_streams import rng
 from fractal_streams.batch import as_array
 from fractal_streams.kaleidoscope.chain import Engine
-from fractal_streams.kaleidoscope.engines import open_engine
+from fractal_streams.kaleidoscope.engines import engine_of
 from fractal_streams.kaleidoscope.fitted import Kaleidoscope
 from fractal_streams.kaleidoscope.network import Float64
 from fractal_streams.kaleidoscope.plots import BLUE, FAINT, GREEN, INKS, ORANGE, RED, band, bare, page, save_page
@@ -60,7 +60,7 @@ def curves(
     """
     whole(chains, "chains", 1, 8192, "chains of each network")
     whole(steps, "steps", 1, 10_000, "steps")
-    engine = engine or open_engine(fitted, device)
+    engine = engine_of(fitted, engine, device)
     numbers, classes = np.arange(chains, dtype=np.int64), len(fitted.sources.titles)
     norms, distances, shares = [], [], []
     for model in range(fitted.models):
@@ -104,7 +104,7 @@ def save_quality(
         InvalidValueError: another ending, or a value out of its range.
         MissingExtraError: matplotlib or torch is not installed.
     """
-    engine = engine or open_engine(fitted, device)
+    engine = engine_of(fitted, engine, device)
     found = curves(fitted, chains=chains, steps=steps, seed=seed, engine=engine)
     figure = page(11.0, 6.4)
     panels = figure.subplots(2, 3).ravel()

@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 
 from fractal_streams.errors import InvalidValueError
-from fractal_streams.kaleidoscope.chain import Outcome, Schedule, check_rows, models_of
+from fractal_streams.kaleidoscope.chain import Outcome, Schedule, check_rows, models_of, noisy_chains
 from fractal_streams.kaleidoscope.fitted import Kaleidoscope
 from fractal_streams.kaleidoscope.network import LEAK, Float32, Float64
 from fractal_streams.kaleidoscope.starts import KeyOf, Start, jittered, start_values
-from fractal_streams.rng import Int64
+from fractal_streams.rng import Int64, checked_indices
 
 ERROR_FUNCTION = np.vectorize(math.erf, otypes=[np.float64])
 
@@ -53,7 +53,8 @@ class ReferenceEngine:
         self.fitted = fitted
 
     def starts(self, start: Start, chains: Int64, models: Int64 | None, key_of: KeyOf) -> Float32:
-        return start_values(start, self.fitted, chains, models_of(models, len(chains), self.fitted), key_of)
+        numbers = checked_indices(chains)
+        return start_values(start, self.fitted, numbers, models_of(models, len(numbers), self.fitted), key_of)
 
     def apply(self, states: Any, models: Any = None) -> Float64:
         network = self.fitted.network
@@ -76,6 +77,7 @@ class ReferenceEngine:
     ) -> Outcome:  # fmt: skip
         asked, network = schedule or Schedule(), self.fitted.network
         shown = np.array(states, np.float64)
+        numbers = noisy_chains(asked, len(shown), chains, key_of)
         fed, steps, change = shown.copy(), np.full(len(shown), -1, np.int32), np.zeros(len(shown))
         kept = [shown.copy()] if 0 in asked.keep else []
         for step in range(1, asked.most + 1):
@@ -85,10 +87,8 @@ class ReferenceEngine:
             change = np.where(moving, moved, change)
             steps[moving & (moved <= asked.tolerance) & (asked.tolerance > 0.0) & (step >= asked.least)] = step
             shown = fed = new
-            if asked.jitter is not None:
-                if chains is None or key_of is None:
-                    raise InvalidValueError("a schedule with jitter needs chains and key_of")
-                fed = jittered(shown, asked.jitter, network, chains, step, key_of).astype(np.float64)
+            if asked.jitter is not None and key_of is not None:
+                fed = jittered(shown, asked.jitter, network, numbers, step, key_of).astype(np.float64)
             if step in asked.keep:
                 kept.append(shown.copy())
         rows = np.stack(kept, axis=1) if kept else np.zeros((len(shown), 0, network.size))

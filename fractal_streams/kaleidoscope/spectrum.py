@@ -39,7 +39,7 @@ def spectral_radii(
     fitted: Kaleidoscope, values: Any, models: Any = None, *, device: str = "cpu", steps: int = STEPS,
     exact: bool | None = None,
 ) -> Float64:  # fmt: skip
-    """(B,) float64 spectral radii of df/dx.
+    """(B,) float64 spectral radii of df/dx; NaN where a state or the derivative isn't finite.
 
     Up to 64 values a state they are the largest modulus of the eigenvalues, in float64. Above, they come from power
     iteration of the product of Jacobian and vector, in float32: the geometric mean growth over the last 20 steps.
@@ -100,7 +100,10 @@ def jacobians(bank: Callable[[Any], Any], states: Float64, device: str) -> Float
 
 def by_eigenvalues(bank: Callable[[Any], Any], states: Float64, device: str) -> Float64:
     """(B,) the largest modulus of the eigenvalues."""
-    return np.asarray(np.abs(np.linalg.eigvals(jacobians(bank, states, device))).max(axis=1))
+    rows, radii = jacobians(bank, states, device), np.full(len(states), np.nan)
+    known = np.isfinite(rows).all(axis=(1, 2)) & np.isfinite(states).all(axis=1)
+    radii[known] = np.abs(np.linalg.eigvals(rows[known])).max(axis=1)
+    return radii
 
 
 def by_growth(bank: Callable[[Any], Any], states: Float64, device: str, steps: int) -> Float64:
@@ -120,6 +123,7 @@ def by_growth(bank: Callable[[Any], Any], states: Float64, device: str, steps: i
         if step > steps - LAST:
             total += length[0, :, 0].double().clamp_min(VANISHED).log()
     radii = torch.where(gone, torch.zeros_like(total), (total / LAST).exp())
+    radii = torch.where(here[0].isfinite().all(dim=1), radii, math.nan)
     return np.asarray(as_array(radii), np.float64)
 
 

@@ -13,7 +13,7 @@ import numpy.typing as npt
 from fractal_streams.batch import as_array
 from fractal_streams.errors import InvalidValueError
 from fractal_streams.kaleidoscope.chain import Engine, Schedule
-from fractal_streams.kaleidoscope.engines import open_engine
+from fractal_streams.kaleidoscope.engines import engine_of
 from fractal_streams.kaleidoscope.fitted import Attractors, Kaleidoscope
 from fractal_streams.kaleidoscope.network import Float32, Float64
 from fractal_streams.kaleidoscope.plots import GREEN, INK, RED, UInt8, bare, page, save_page
@@ -83,7 +83,7 @@ def loss_surface(
     """
     checked(fitted, 2)
     whole(points, "points", 2, MAX_POINTS, "places along each axis")
-    rows, engine = rows_of(fitted, models), engine or open_engine(fitted, device)
+    rows, engine = rows_of(fitted, models), engine_of(fitted, engine, device)
     low, high = fitted.network.range
     places = low + (high - low) * np.arange(points) / points
     states = plane(places)
@@ -122,7 +122,7 @@ def basins(
     rows_of(fitted, [model])
     if schedule.tolerance <= 0.0:
         raise InvalidValueError(f"points end where they rest: the schedule's tolerance must be above 0, got {schedule}")
-    engine = engine or open_engine(fitted, device)
+    engine = engine_of(fitted, engine, device)
     low, high = fitted.network.range
     states = plane(low + (high - low) * (np.arange(points) + 0.5) / points)
     owners = np.full(len(states), model)

@@ -12,12 +12,12 @@ from typing import Any
 import numpy as np
 
 from fractal_streams.batch import as_array
-from fractal_streams.errors import InvalidValueError, missing_extra
-from fractal_streams.kaleidoscope.chain import Outcome, Schedule, check_rows, models_of
+from fractal_streams.errors import missing_extra
+from fractal_streams.kaleidoscope.chain import Outcome, Schedule, check_rows, models_of, noisy_chains
 from fractal_streams.kaleidoscope.fitted import Kaleidoscope
 from fractal_streams.kaleidoscope.network import LEAK
 from fractal_streams.kaleidoscope.starts import KeyOf, Start, jittered, start_values
-from fractal_streams.rng import Int64
+from fractal_streams.rng import Int64, checked_indices
 
 try:
     import torch
@@ -46,8 +46,9 @@ class TorchEngine:
         return TorchEngine, (self.fitted, self.device, self.precision)
 
     def starts(self, start: Start, chains: Int64, models: Int64 | None, key_of: KeyOf) -> Any:
-        rows = models_of(models, len(chains), self.fitted)
-        return self._out(torch.from_numpy(start_values(start, self.fitted, chains, rows, key_of)))
+        numbers = checked_indices(chains)
+        rows = models_of(models, len(numbers), self.fitted)
+        return self._out(torch.from_numpy(start_values(start, self.fitted, numbers, rows, key_of)))
 
     def apply(self, states: Any, models: Any = None) -> Any:
         values = self._taken(states)
@@ -58,13 +59,11 @@ class TorchEngine:
         key_of: KeyOf | None = None,
     ) -> Outcome:  # fmt: skip
         asked, network = schedule or Schedule(), self.fitted.network
-        if asked.jitter is not None and (chains is None or key_of is None):
-            raise InvalidValueError("a schedule with jitter needs chains and key_of, which name its draws")
         shown = self._rounded(self._taken(states)).clone()
         rows, fed, count = models_of(models, len(shown), self.fitted), shown, len(shown)
         steps, change = np.full(count, -1, np.int32), np.zeros(count, np.float32)
         kept = [shown.clone()] if 0 in asked.keep else []
-        moving = np.arange(count)
+        moving, numbers = np.arange(count), noisy_chains(asked, count, chains, key_of)
         for step in range(1, asked.most + 1):
             if len(moving):
                 here = torch.from_numpy(moving).to(shown.device)
@@ -72,8 +71,8 @@ class TorchEngine:
                 moved = as_array((new - shown[here]).abs().amax(dim=1)) / np.float32(network.span)
                 shown[here], change[moving] = new, moved
                 fed = shown
-                if asked.jitter is not None and chains is not None and key_of is not None:
-                    noisy = jittered(as_array(shown), asked.jitter, network, chains, step, key_of)
+                if asked.jitter is not None and key_of is not None:
+                    noisy = jittered(as_array(shown), asked.jitter, network, numbers, step, key_of)
                     fed = self._rounded(torch.from_numpy(noisy).to(shown.device))
                 rests = (moved <= asked.tolerance) & (asked.tolerance > 0.0) & (step >= asked.least)
                 steps[moving[rests]] = step
@@ -137,7 +136,7 @@ class TorchEngine:
     def _linear_layers(self) -> Callable[[Any, int], Any]:
         network = self.fitted.network
         layers = [
-            tuple(torch.from_numpy(self.fitted.tensors[f"layers.{layer}.{part}"]).to(self._dtype)
+            tuple(torch.from_numpy(np.ascontiguousarray(self.fitted.tensors[f"layers.{layer}.{part}"])).to(self._dtype)
                   for part in ("weight", "bias"))
             for layer in range(network.n_linear)
         ]  # fmt: skip

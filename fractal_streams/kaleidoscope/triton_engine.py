@@ -11,13 +11,12 @@ import numpy as np
 import torch
 
 from fractal_streams.batch import as_array
-from fractal_streams.errors import InvalidValueError
-from fractal_streams.kaleidoscope.chain import Outcome, Schedule, check_rows, models_of
+from fractal_streams.kaleidoscope.chain import Outcome, Schedule, check_rows, models_of, noisy_chains
 from fractal_streams.kaleidoscope.fitted import Kaleidoscope
 from fractal_streams.kaleidoscope.starts import COARSE, Jitter, KeyOf, Start, source_rows
 from fractal_streams.kaleidoscope.triton_kernel import argmin_kernel, distance_kernel, noise_kernel
 from fractal_streams.kaleidoscope.triton_layers import ROWS, Launch, Layer, Stack, halves, joined, ladder, padded
-from fractal_streams.rng import Int64
+from fractal_streams.rng import Int64, checked_indices
 
 CAPACITY = 32768
 """Rows that run together."""
@@ -52,8 +51,9 @@ class TritonEngine:
         low, high = network.range
         middle, half = 0.5 * (low + high), 0.5 * (high - low)
         channels, height, width = network.shape if network.is_picture else (1, 1, network.size)
+        chains = checked_indices(chains)
         with self._here():
-            placed = self._placed(np.asarray(chains, np.int64))
+            placed = self._placed(chains)
             table = torch.empty((len(chains), network.size), dtype=torch.float32, device=self.device)
 
             def drawn(name: tuple[Any, ...], scale: float, *, normal: bool, add: bool = False, shift: int = 0) -> None:
@@ -88,10 +88,9 @@ class TritonEngine:
         key_of: KeyOf | None = None,
     ) -> Outcome:  # fmt: skip
         asked, size = schedule or Schedule(), self.fitted.network.size
-        if asked.jitter is not None and (chains is None or key_of is None):
-            raise InvalidValueError("a schedule with jitter needs chains and key_of, which name its draws")
         check_rows(states, size, "states")
         count, rows = len(states), models_of(models, len(states), self.fitted)
+        numbers = noisy_chains(asked, count, chains, key_of)
         with self._here():
             first = self._placed(states).float()
             on: dict[str, Any] = {"device": self.device}
@@ -99,7 +98,7 @@ class TritonEngine:
                 torch.empty((count, size), **on), torch.full((count,), -1, dtype=torch.int32, **on),
                 torch.zeros(count, **on), torch.empty((count, len(asked.keep), size), **on),
             )  # fmt: skip
-            placed = None if asked.jitter is None else self._placed(np.asarray(chains, np.int64))
+            placed = None if asked.jitter is None else self._placed(numbers)
             for slots in chunks(rows, CAPACITY):
                 Run(self._stack_for(len(slots)), rows, asked, out, self._jitter(asked.jitter, placed, key_of)).chains(
                     first, slots
@@ -141,7 +140,7 @@ class TritonEngine:
         middle = 0.5 * (low + high)
         share = middle + (self._placed(values).double() - middle) / network.data_scale
         share = (share.float() - low) * (255.0 / (high - low))
-        return share.round().clamp(0.0, 255.0).to(torch.uint8).reshape(len(values), *network.shape)
+        return share.nan_to_num(0.0).round().clamp(0.0, 255.0).to(torch.uint8).reshape(len(values), *network.shape)
 
     @contextmanager
     def _here(self) -> Iterator[None]:
@@ -260,10 +259,10 @@ class Run:
             stack.step(self.rows, self.rest, asked.least, fed=self.jitter is not None and step > 1)
             if step in asked.keep:
                 self._keep(asked.keep.index(step))
-            if self.jitter is not None and step < asked.most:
-                self.jitter(stack, self.place, self.rows)
             if asked.tolerance and step % CHECK == 0 and step < asked.most and not self._compacted(step):
                 return
+            if self.jitter is not None and step < asked.most:  # where the rows are now
+                self.jitter(stack, self.place, self.rows)
         self._finish(np.flatnonzero(self.slots >= 0), asked.most)
 
     def _load(self, parts: tuple[Any, ...], slots: Int64) -> None:

@@ -402,8 +402,20 @@ def test_checkpoints_of_odd_numbers_are_refused(name: str, tmp_path: Path) -> No
         card["step"] = 4
     else:
         arrays[name] = arrays[name][:1]  # which would be taken for both networks
+    card["digest"] = kept_in.digest_of([card["facts"], card["step"]], arrays)
     save_file(arrays, path, metadata={"card": json.dumps(card)})
     with pytest.raises(WeightFileError, match=f"damaged.*{name}"):
+        fit(LINE, TWO, PLAIN.replace(steps=3), **options)
+
+
+def test_a_checkpoint_in_which_a_bit_turned_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "part.safetensors"
+    options: Any = {"device": "cpu", "on_dead": "allow", "checkpoint": path}
+    fit(LINE, TWO, PLAIN.replace(steps=3), **options)
+    held = bytearray(path.read_bytes())
+    held[-1] ^= 1
+    path.write_bytes(held)
+    with pytest.raises(WeightFileError, match="damaged.*not the digest.*remove it"):
         fit(LINE, TWO, PLAIN.replace(steps=3), **options)
 
 

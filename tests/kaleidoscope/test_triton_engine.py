@@ -79,6 +79,25 @@ def test_steps_are_the_reference_s(head: Any, activation: str) -> None:
 
 
 @RUNS
+def test_noise_follows_chains_that_move_up_for_those_at_rest(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Jitter of size 0 lets chains rest; half of these do at once, and the others are packed into half the rows."""
+    monkeypatch.setattr("fractal_streams.kaleidoscope.triton_engine.CHECK", 1)
+    monkeypatch.setattr(TritonEngine, "_noise", lambda self, table, *rest, **more: table.zero_())
+    network = Network(shape=(1,), hidden=1, n_linear=2, activation="identity", head="linear", data_scale=1.0)
+    shrink = {"layers.0.weight": np.full((1, 1, 1), 0.9, np.float32), "layers.1.weight": np.ones((1, 1, 1), np.float32)}
+    shrink |= {f"layers.{layer}.bias": np.zeros((1, 1), np.float32) for layer in (0, 1)}
+    middle = Sources(data=np.zeros((1, 1, 1), np.float32), labels=np.zeros((1, 1), np.int64), titles=("0",))
+    fitted = Kaleidoscope(network=network, tensors=shrink, sources=middle)
+    states = np.where(np.arange(200) % 2, np.linspace(0.5, 1.0, 200), 0.0).astype(np.float32)[:, None]
+    schedule = Schedule(most=2, tolerance=1e-3, jitter=Jitter(size=0.0))
+    given: Any = {"schedule": schedule, "chains": np.arange(200), "key_of": key_of}
+    known = ReferenceEngine(fitted).run(states, **given)
+    found = TritonEngine(fitted, DEVICE).run(states, **given).numpy()
+    np.testing.assert_array_equal(found.steps, known.steps)
+    assert np.abs(found.states - known.states).max() < 1e-6
+
+
+@RUNS
 def test_starts_and_the_nearest_are_the_reference_s() -> None:
     fitted = made((3, 6, 5))
     ours, theirs = TritonEngine(fitted, DEVICE), ReferenceEngine(fitted)
@@ -97,6 +116,8 @@ def test_starts_and_the_nearest_are_the_reference_s() -> None:
     levels = ours.levels(torch.from_numpy(states).to(DEVICE)).cpu().numpy()
     np.testing.assert_array_equal(levels, fitted.network.levels_of(states))
     np.testing.assert_array_equal(ours.levels(states).cpu().numpy(), levels)
+    odd = np.full((1, 90), np.nan, np.float32)
+    assert not ours.levels(torch.from_numpy(odd).to(DEVICE)).any()
 
 
 @pytest.mark.parametrize(
