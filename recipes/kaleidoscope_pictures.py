@@ -178,9 +178,9 @@ def sentence(plan: Plan, networks: Any, count: int) -> str:
     end = np.mean(column(networks, "ends", "copies"))
     return (
         f"{plan.words.capitalize()}, {count:,} pictures, {plan.network.n_linear} linear layers of "
-        f"{plan.network.hidden}: the distance to the nearest source {course} over the steps ({first:.3f} "
-        f"behind 1, {last:.3f} behind 100), "
-        f"{nearer} the mean picture lies ({blob:.3f}). {percent(float(back))} of the sources attract, and "
+        f"{plan.network.hidden}: the distance to the nearest source {course} over the steps ({spread([first], 3)} "
+        f"behind 1, {spread([last], 3)} behind 100), "
+        f"{nearer} the mean picture lies ({spread([blob], 3)}). {percent(float(back))} of the sources attract, and "
         f"{percent(float(end))} of the chains end in a copy of one."
     )
 
@@ -262,14 +262,15 @@ def said_of_depth(found: Study) -> tuple[str, ...]:
 
 
 def judged(shallow: Any, deep: Any, sign: int) -> str:
-    """Whether a figure changes as a claim has it, by more than both standard deviations together.
+    """Whether a figure changes as a claim has it, by more than both standard deviations together, and as it is printed.
 
     Example:
         >>> judged(np.array([0.1, 0.2]), np.array([0.8, 0.9]), 1), judged(np.array([0.1, 0.9]), np.array([0.5, 0.6]), 1)
         ('holds', 'no difference beyond the spread over the seeds')
     """
     change, noise = sign * (deep.mean() - shallow.mean()), float(shallow.std() + deep.std())
-    if not np.isfinite(change) or abs(change) <= max(noise, 1e-12):
+    same = spread([shallow.mean()]) == spread([deep.mean()])
+    if same or not np.isfinite(change) or abs(change) <= max(noise, 1e-12):
         return "no difference beyond the spread over the seeds"
     return "holds" if change > 0 else "does not hold, it is the other way"
 
@@ -298,10 +299,9 @@ def basin_maps(place: Place) -> Result:
             spread(latents["edge_share"], percent=True), spread(latents["unresolved_share"], percent=True),
         ))  # fmt: skip
         figures[name] = {"attractors": ends, "dimensions": found}
-        words = "a smooth line has 1" if found else "too few points change their end"
-        said.append(
-            f"{name.capitalize()}: the boundary's dimension is {spread(found)} over {len(found)} planes ({words})."
-        )
+        told = f"is {spread(found)} over {len(found)} planes (a smooth line has 1)"
+        none = "can't be told: on each plane too few points change their end"
+        said.append(f"{name.capitalize()}: the boundary's dimension {told if found else none}.")
     plain, smooth = (np.array(figures[name]["dimensions"]) for name in ("plain", "denoising"))
     if len(plain) and len(smooth):
         verdict = judged(smooth, plain, 1).replace("the seeds", "the planes")

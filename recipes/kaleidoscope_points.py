@@ -80,10 +80,11 @@ def said_of_one(found: dict[Any, dict[str, Any]], depths: tuple[int, ...], seeds
     )
     third = [float(np.mean(found[10, depth, "torch", 1]["frac"][found[10, depth, "torch", 1]["fit"], 1]))
              if found[10, depth, "torch", 1]["fit"].any() else float("nan") for depth in depths]  # fmt: skip
-    order = ", ".join(f"{share:.2f}" for share in third)
-    holds = "holds" if rises(third) else "does not hold in this run" if np.isfinite(third).all() else "can't be told"
+    order = ", ".join(f"{share:.2f}" if np.isfinite(share) else "none that fits" for share in third)
+    holds = "holds" if rises(np.round(third, 2).tolist()) else "does not hold in this run"
+    holds = holds if np.isfinite(third).all() else "can't be told"
     said.append(
-        f"Deeper is faster {holds}: behind 3 steps {order} of the range is there, with "
+        f"That deeper is faster {holds}: behind 3 steps {order} of the range is there, with "
         f"{', '.join(map(str, depths))} linear layers."
     )
     if (50, 3, "he", 1) in found:
@@ -97,13 +98,13 @@ def said_of_one(found: dict[Any, dict[str, Any]], depths: tuple[int, ...], seeds
 
 
 def pictures_of_one(place: Place, fitted: Kaleidoscope, part: dict[str, Any]) -> tuple[tuple[str, str], ...]:
-    """Profiles with trajectories, of one network that fits and of all that do."""
-    model = int(np.argmin(part["loss"]))
+    """Profiles with trajectories, of the network of median loss among those that fit, and of all of them."""
+    model = of_median_loss(part)
     alone = profile(fitted, models=[model], **place.common)
     travelled = trajectories(fitted, models=[model], steps=20, **place.common)
     save_profiles(place.folder / "profile.png", alone, travelled, title="X = {.2, .8}, H = 10, 7 linear layers")
     chosen = np.flatnonzero(part["fit"])
-    made = [("profile.png", "Loss with starts and iterates, and output, of the seed with the lowest loss.")]
+    made = [("profile.png", f"Loss with starts and iterates, and output, of seed {model}, that of median loss.")]
     if len(chosen) > 1:
         every = profile(fitted, models=chosen.tolist(), **place.common)
         save_profiles(place.folder / "profiles.png", every, title=f"{len(chosen)} seeds")
@@ -112,6 +113,17 @@ def pictures_of_one(place: Place, fitted: Kaleidoscope, part: dict[str, Any]) ->
         save_profile_animation(place.folder / "profile.gif", fitted, model=model, **place.common)
         made.append(("profile.gif", "Ten starts, step by step."))
     return tuple(made)
+
+
+def of_median_loss(part: dict[str, Any]) -> int:
+    """The network whose loss is the median of those that fit, the lower one of two; of all, where none fits.
+
+    Example:
+        >>> of_median_loss({"loss": np.array([0.3, 0.1, 0.2, 9.0]), "fit": np.array([True, True, True, False])})
+        2
+    """
+    fit = np.flatnonzero(part["fit"]) if np.any(part["fit"]) else np.arange(len(part["loss"]))
+    return int(fit[np.argsort(part["loss"][fit], kind="stable")[(len(fit) - 1) // 2]])
 
 
 def two_values(place: Place) -> Result:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import time
 from collections.abc import Sequence
@@ -154,17 +155,24 @@ def device_name(device: str) -> str:
 def spread(values: Any, digits: int = 2, percent: bool = False) -> str:
     """Mean and standard deviation of values in text.
 
+    Args:
+        digits: behind the point; more where the mean would have less than two that count, of percent one.
+
     Example:
-        >>> spread([0.25, 0.75], percent=True), spread([]), spread([2.0])
-        ('50 ± 25 %', '-', '2.00')
+        >>> spread([0.25, 0.75], percent=True), spread([]), spread([2.0]), spread([0.003, 0.004]), spread([3e-7])
+        ('50 ± 25 %', '-', '2.00', '0.0035 ± 0.0005', '3.0e-07')
     """
     row = np.asarray(values, np.float64)
     row = row[np.isfinite(row)] * (100.0 if percent else 1.0)
     unit, digits = (" %", 0) if percent else ("", digits)
     if not len(row):
         return "-"
-    tail = f" ± {row.std():.{digits}f}" if len(row) > 1 else ""
-    return f"{row.mean():.{digits}f}{tail}{unit}"
+    mean, form = float(row.mean()), f".{digits}f"
+    if mean:
+        needed = (0 if percent else 1) - math.floor(math.log10(abs(mean)))
+        form = f".{max(digits, needed)}f" if needed < 6 else ".1e"
+    tail = f" ± {row.std():{form}}" if len(row) > 1 else ""
+    return f"{mean:{form}}{tail}{unit}"
 
 
 def percent(share: float) -> str:

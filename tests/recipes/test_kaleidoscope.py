@@ -15,7 +15,7 @@ pytest.importorskip("safetensors")
 Image = pytest.importorskip("PIL.Image")
 
 from fractal_streams.recipes import kaleidoscope as recipe, kaleidoscope_pictures as of_pictures
-from fractal_streams.recipes.kaleidoscope_points import NEAR, ONE, one_value
+from fractal_streams.recipes.kaleidoscope_points import NEAR, ONE, of_median_loss, one_value
 from fractal_streams.recipes.kaleidoscope_study import Asked, Place, finished, spread
 
 from fractal_streams.errors import InvalidValueError
@@ -142,6 +142,28 @@ def test_claims_are_judged_by_the_spread() -> None:
 def test_a_spread_in_text() -> None:
     assert spread([0.1, 0.3]) == "0.20 ± 0.10" and spread([0.5], 3) == "0.500"
     assert spread([0.0, 1.0], percent=True) == "50 ± 50 %" and spread([np.nan, 2.0]) == "2.00" and spread([]) == "-"
+    assert spread([0.0012, 0.0014]) == "0.0013 ± 0.0001" and spread([0.0, 0.0]) == "0.00 ± 0.00"
+    assert spread([3e-7, 5e-7], 3) == "4.0e-07 ± 1.0e-07" and spread([0.002, 0.004], percent=True) == "0.3 ± 0.1 %"
+    assert spread([12.0, 14.0], 0) == "13 ± 1" and spread([-0.004]) == "-0.0040"
+
+
+def test_a_verdict_is_of_what_is_printed() -> None:
+    """Figures below a hundredth are told apart in the sentence too; ones that print alike make no difference."""
+    small = study_of(error=[[0.0040, 0.0042], [0.0010, 0.0012]], frac_10=[[0.5011, 0.5012], [0.5031, 0.5032]])
+    said = of_pictures.said_of_depth(small)
+    assert "no difference" in said[0] and "(0.50 ± 0.00, 0.50 ± 0.00 at" in said[0]
+    error = next(line for line in said if "give the sources back" in line)
+    assert error.endswith(": holds (0.0041 ± 0.0001, 0.0011 ± 0.0001 at 3, 10 layers).")
+
+
+def test_the_profile_is_of_a_usual_seed(done: Path) -> None:
+    part = {"loss": np.array([5.0, 1.0, 0.01, 2.0, 9.0]), "fit": np.array([False, True, True, True, False])}
+    assert of_median_loss(part) == 1 and of_median_loss({**part, "fit": np.zeros(5, bool)}) == 3
+    facts = told(done, "1d")
+    figures = facts["figures"]["10 7 torch 1"]
+    model = of_median_loss({name: np.array(figures[name]) for name in ("loss", "fit")})
+    assert facts["pictures"][0][1].endswith(f"of seed {model}, that of median loss.")
+    assert "nan" not in " ".join(facts["said"])
 
 
 def test_unknown_experiments_are_refused_before_anything_is_run(tmp_path: Path) -> None:
