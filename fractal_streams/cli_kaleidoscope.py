@@ -12,7 +12,7 @@ from fractal_streams.cli_experiment import Command
 from fractal_streams.cli_kaleidoscope_basins import group as group
 from fractal_streams.cli_kaleidoscope_fit import FINGERPRINT_DIGITS, Address, show_report
 from fractal_streams.cli_kaleidoscope_sample import Seed
-from fractal_streams.cli_scan import need
+from fractal_streams.cli_scan import check_place, need
 from fractal_streams.errors import InvalidValueError, missing_extra
 from fractal_streams.kaleidoscope.fitted import Kaleidoscope
 from fractal_streams.kaleidoscope.fitted_stream import opened
@@ -76,6 +76,7 @@ def analyse(
     need("PIL", missing_extra("pillow", "cli"))
     counts, sizes = parsed_numbers(points, "--points"), parsed_numbers(dimensions, "--dimensions")
     layers, sigmas = parsed_numbers(depths, "--depths"), parsed_sizes(noises)
+    check_place(out / "figures.csv")
     fitted = opened(address)
     whole(model, "model", 0, fitted.models - 1, "of the bank")
     out.mkdir(parents=True, exist_ok=True)

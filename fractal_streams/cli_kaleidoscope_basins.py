@@ -11,7 +11,7 @@ from fractal_streams.cli import Device, examples, parsed_size
 from fractal_streams.cli_experiment import Command
 from fractal_streams.cli_kaleidoscope_fit import FINGERPRINT_DIGITS, Address, group as group
 from fractal_streams.cli_kaleidoscope_sample import Seed
-from fractal_streams.cli_scan import need
+from fractal_streams.cli_scan import check_place, need
 from fractal_streams.errors import InvalidValueError, missing_extra
 from fractal_streams.kaleidoscope.basin_spec import LABELS
 from fractal_streams.kaleidoscope.fitted_stream import opened
@@ -69,7 +69,7 @@ def basins(
         "tolerance": tolerance, "ends": ends, "unresolved": unresolved,
     }  # fmt: skip
     spec = BasinSpec(**{**parsed_size(size), **asked})
-    if out is not None and out.suffix == ".png":
+    if out is not None and out.suffix.lower() == ".png":
         check_sheet((3, spec.height, spec.width), count)
     stream = BasinStream(spec, fitted=opened(address), seed=seed, device=device)
     batch = stream.generate(range(first, first + count)).numpy()
@@ -89,8 +89,7 @@ def check_out(out: Path | None) -> None:
         return
     if out.suffix.lower() not in ("", ".png", ".npz"):
         raise InvalidValueError(f"--out {str(out)!r}: a sheet is .png, arrays are .npz, a folder has no ending")
-    if not out.suffix and out.exists() and not out.is_dir():
-        raise InvalidValueError(f"--out {str(out)!r} is a file: give a folder, or a name with an ending")
+    check_place(out if out.suffix else out / "000000.png")
 
 
 def summary(batch: Any) -> list[str]:

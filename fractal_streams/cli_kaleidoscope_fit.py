@@ -25,12 +25,13 @@ from fractal_streams.cli_kaleidoscope_options import (
     plan_of,
     refuse_l,
 )
-from fractal_streams.cli_scan import check_ending, need
+from fractal_streams.cli_scan import check_ending, check_place, need
 from fractal_streams.cli_trainability import app as app
 from fractal_streams.errors import InvalidValueError, missing_extra
 from fractal_streams.kaleidoscope.fitted import ENDING, Kaleidoscope, open_kaleidoscope
 from fractal_streams.kaleidoscope.fitted_stream import opened
 from fractal_streams.kaleidoscope.network import Network
+from fractal_streams.spec import whole
 
 try:
     import rich.box
@@ -132,6 +133,7 @@ def made_recipe(name: str, out: Path | None, root: Path | None, fitting: Given) 
         )
     if needs and root is None:
         raise InvalidValueError(f"the recipe {name} is of {needs}: give --root, torchvision's folder of it")
+    check_place(path)
     start = time.perf_counter()
     with warned():
         made = make(name, out, root=root, device=fitting.get("device", "auto"), progress=True)
@@ -142,6 +144,7 @@ def made_of_data(
     data: Given, chosen: Given, training: Given, fitting: Given, original: Given, out: Path | None
 ) -> tuple[Path, float]:
     """The file of own data and the seconds it took, 0 if it is there."""
+    from fractal_streams.kaleidoscope.attractors import MOST_CHAINS
     from fractal_streams.kaleidoscope.fitting import fit as fit_networks
     from fractal_streams.kaleidoscope.quality import completed
 
@@ -153,6 +156,8 @@ def made_of_data(
     if path.is_file() and not fitting.get("again"):
         check_same(path, {**network.to_dict(), **how.to_dict(), "models": models, "restarts": restarts}, material)
         return path, 0.0
+    check_place(path)
+    chains = whole(fitting.get("chains", 2000), "chains", 1, MOST_CHAINS, "chains of each network")
     device, start = fitting.get("device", "auto"), time.perf_counter()
     if not fitting.get("resume", True):
         checkpoint_of(path).unlink(missing_ok=True)
@@ -163,10 +168,8 @@ def made_of_data(
             on_identity=fitting.get("on_identity", "refuse"), on_dead=fitting.get("on_dead", "refuse"),
             checkpoint=checkpoint_of(path),
         )  # fmt: skip
-        whole = completed(
-            fitted, device=device, chains=fitting.get("chains", 2000), held_out=material.held_out, progress=True
-        )
-    whole.save(path)
+        done = completed(fitted, device=device, chains=chains, held_out=material.held_out, progress=True)
+    done.save(path)
     checkpoint_of(path).unlink(missing_ok=True)
     return path, time.perf_counter() - start
 

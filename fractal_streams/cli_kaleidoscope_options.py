@@ -16,6 +16,7 @@ from fractal_streams.kaleidoscope.fitted import Sources
 from fractal_streams.kaleidoscope.network import ACTIVATIONS, HEADS, INITS, KINDS, Network
 from fractal_streams.kaleidoscope.training import DECAYS, DTYPES, Training
 from fractal_streams.presets import PRESETS, find_source
+from fractal_streams.spec import whole
 
 try:
     import typer
@@ -111,6 +112,7 @@ MODEL_TYPES: dict[str, tuple[Given, Given]] = {
 STORED = ("mnist", "fashion-mnist", "cifar10", "celeba")
 POINTS = re.compile(r"[-+.\deE:,\s]*\d[-+.\deE:,\s]*")
 FULL_BATCH = 1000
+MOST_HELD_OUT = 2**20
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -243,7 +245,7 @@ def of_stream(name: str, given: Mapping[str, Any], models: int) -> Material:
         index = made.distinct_indices(stream, count, start=first, grey=grey)
         parts.append(made.of_stream(stream, index, grey=grey))
         first = int(index[-1]) + 1
-    further = given.get("held_out", max(1, count // 10))
+    further = whole(given.get("held_out", max(1, count // 10)), "--held-out", 0, MOST_HELD_OUT, "pictures")
     held_out = made.of_stream(stream, range(first, first + further), grey=grey) if further else None
     sources = made.stacked(parts) if len(parts) > 1 else parts[0]
     return Material(sources=sources, held_out=held_out, name=Path(name).stem)
@@ -255,7 +257,7 @@ def of_files(text: str, given: Mapping[str, Any]) -> Material:
 
     kind, colon, place = text.partition(":")
     count = given.get("count", 1000)
-    further = given.get("held_out", max(1, count // 10))
+    further = whole(given.get("held_out", max(1, count // 10)), "--held-out", 0, MOST_HELD_OUT, "pictures")
     settings: Given = {"count": count + further, "seed": given.get("data_seed", 0), "grey": given.get("grey", False)}
     if "classes" in given:
         settings["classes"] = tuple(words(given["classes"]))

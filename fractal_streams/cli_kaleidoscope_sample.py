@@ -10,7 +10,7 @@ from fractal_streams.cli_experiment import Command
 from fractal_streams.cli_kaleidoscope_chains import Asked, pictures_of, points_of, summary
 from fractal_streams.cli_kaleidoscope_fit import FINGERPRINT_DIGITS, Address, group
 from fractal_streams.cli_kaleidoscope_sheets import HELD, PICTURES, TABLES, written
-from fractal_streams.cli_scan import need
+from fractal_streams.cli_scan import check_place, need
 from fractal_streams.errors import InvalidValueError, missing_extra
 from fractal_streams.kaleidoscope.engines import PRECISIONS
 from fractal_streams.kaleidoscope.fitted_stream import opened
@@ -70,14 +70,15 @@ def sample(
     precision: Precision = "float32",
 ) -> None:  # fmt: skip
     """Run chains from noise, say where they end, and write them."""
-    check_out(out)
+    check_out(out, fps)
     film = out is not None and out.suffix.lower() in (".gif", ".mp4")
-    shaken = Jitter(kind=jitter_kind, size=jitter) if jitter else None
+    noise, most = Jitter(kind=jitter_kind, size=jitter), whole(steps, "steps", 1, 100_000, "steps")
+    shaken = noise if jitter else None
     asked = Asked(
         address=address, count=whole(count, "count", 1, 2**24, "chains"), first=whole(first, "first", 0, 2**62, ""),
-        start=Start(kind=start, noise=start_noise), steps=whole(steps, "steps", 1, 100_000, "steps"),
+        start=Start(kind=start, noise=start_noise), steps=most,
         tolerance=(0.0 if shaken else 1e-3) if tolerance is None else tolerance, jitter=shaken,
-        every=1 if film and every is None else None if every is None else whole(every, "every", 1, 100_000, "steps"),
+        every=1 if film and every is None else None if every is None else whole(every, "every", 1, most, "steps"),
         stratified=stratified, seed=seed, device=device, precision=precision,
     )  # fmt: skip
     fitted = opened(address)
@@ -113,15 +114,15 @@ def gif(
     from fractal_streams.kaleidoscope.animation import save_profile_animation, save_surface_animation
     from fractal_streams.kaleidoscope.chains_picture import save_chains
 
-    check_film(out)
-    fitted = opened(address)
+    check_film(out, 15.0 if fps is None else fps)
+    noise, fitted = Jitter(kind=jitter_kind, size=jitter), opened(address)
     size = fitted.network.size
     common: dict[str, Any] = {"seed": seed, "device": device}
     if fitted.network.is_picture:
         save_chains(
-            out, fitted, chains=chains or 48, steps=30 if steps is None else steps, rate=fps or 15.0, held=held,
-            model=model, start=Start(kind=start, noise=start_noise),
-            jitter=Jitter(kind=jitter_kind, size=jitter) if jitter else None, **common,
+            out, fitted, chains=48 if chains is None else chains, steps=30 if steps is None else steps,
+            rate=15.0 if fps is None else fps, held=held, model=model, start=Start(kind=start, noise=start_noise),
+            jitter=noise if jitter else None, **common,
         )  # fmt: skip
     elif size > 2:
         raise InvalidValueError(f"films are of pictures, and of points of one or two values, got {size} values")
@@ -130,22 +131,29 @@ def gif(
     else:
         save = save_profile_animation if size == 1 else save_surface_animation
         frames = (20 if size == 1 else 15) if steps is None else steps
-        save(out, fitted, frames=frames + 1, starts=chains or 10, model=model or 0, rate=fps or 3.0, **common)
+        save(
+            out, fitted, frames=frames + 1, starts=10 if chains is None else chains, model=model or 0,
+            rate=3.0 if fps is None else fps, **common,
+        )  # fmt: skip
     typer.echo(f"film       {out} ({out.stat().st_size / 1e3:.0f} kB)")
 
 
-def check_film(path: Path) -> None:
+def check_film(path: Path, fps: float) -> None:
     """Refuse a film that can't be written, before anything is run."""
+    from fractal_streams.kaleidoscope.animation import check_rate
+
     ending = path.suffix.lower()
     if ending not in (".gif", ".mp4"):
         raise InvalidValueError(f"{str(path)!r}: its ending must be .gif or .mp4")
+    check_rate(fps, ending)
+    check_place(path)
     need("PIL", missing_extra("pillow", "cli"))
     if ending == ".mp4":
         need("imageio", missing_extra("imageio", "video"))
         need("imageio_ffmpeg", missing_extra("imageio-ffmpeg", "video"))
 
 
-def check_out(out: Path | None) -> None:
+def check_out(out: Path | None, fps: float) -> None:
     """Refuse a place that can't be written to, before anything is run."""
     if out is None:
         return
@@ -154,7 +162,6 @@ def check_out(out: Path | None) -> None:
         raise InvalidValueError(
             f"--out {str(out)!r}: a sheet is .png, a film .gif or .mp4, a table .npz or .csv, a folder has no ending"
         )
-    if not ending and out.exists() and not out.is_dir():
-        raise InvalidValueError(f"--out {str(out)!r} is a file: give a folder, or a name with an ending")
+    check_place(out if ending else out / "samples.csv")
     if ending in (".gif", ".mp4"):
-        check_film(out)
+        check_film(out, fps)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 import time
 import warnings
 from collections.abc import Iterator
@@ -223,6 +224,20 @@ def check_ending(path: Path, *endings: str) -> Path:
     if path.suffix.lower() not in endings:
         raise InvalidValueError(f"{str(path)!r}: its ending must be {' or '.join(endings)}")
     return path
+
+
+def check_place(path: Path) -> Path:
+    """The path, or an error before anything is run if no file can be written there; folders above may be missing."""
+    above = next(folder for folder in path.absolute().parents if folder.exists())
+    if not above.is_dir():
+        raise InvalidValueError(f"{str(path)!r} can't be written, for {above} is a file: give a folder")
+    try:
+        with tempfile.TemporaryFile(dir=above):
+            return path
+    except OSError as error:
+        raise InvalidValueError(
+            f"{str(path)!r} can't be written ({error.strerror} in {above}): give another place"
+        ) from None
 
 
 def need_pictures(plain: bool) -> None:

@@ -383,6 +383,13 @@ def test_a_bank_in_words() -> None:
         (("basins", "a.safetensors", "--depth", "deep"), "--depth is N or LOW:HIGH"),
         (("basins", "a.safetensors", "--depth", "3:2"), "max_depth"),
         (("basins", "a.safetensors", "--plane", "far"), "plane"),
+        (("fit", "--data", "0.2,0.8", "--chains", "0"), "chains must be a whole number from 1"),
+        (("fit", "--data", "fractal-10", "--height", "8", "--held-out", "-1"), "--held-out must be a whole number"),
+        (("sample", "a.safetensors", "--every", "101"), "every must be a whole number from 1 to 100"),
+        (("sample", "a.safetensors", "--jitter-kind", "brown"), "jitter kind"),
+        (("sample", "a.safetensors", "--out", "a.gif", "--fps", "0"), "rate must lie in (0, 50]"),
+        (("gif", "a.safetensors", "--out", "a.gif", "--fps", "0"), "rate must lie in (0, 50]"),
+        (("gif", "a.safetensors", "--out", "a.gif", "--jitter-kind", "brown"), "jitter kind"),
         (("unfit",), "No such command"),
     ],
 )
@@ -398,6 +405,18 @@ def test_refusals_that_need_a_file(line: Path, pictures: Path) -> None:
     assert "networks of two values and more" in refusal("basins", line)
     assert "precision" in refusal("sample", line, "--precision", "float8")
     assert "million pixels" in refusal("sample", pictures, "--count", "50000", "--out", "a.png")
+
+
+def test_a_place_that_cannot_be_written_is_refused_before_anything_is_run(line: Path, folder: Path) -> None:
+    (folder / "taken").write_text("a file")
+    for asked in (
+        (*LINE, "--out", "taken/a.safetensors"), ("sample", "a.safetensors", "--out", "taken"),
+        ("sample", "a.safetensors", "--out", "taken/deep/a.csv"), ("gif", "a.safetensors", "--out", "taken/a.gif"),
+        ("analyse", "a.safetensors", "--out", "taken"), ("basins", "a.safetensors", "--out", "taken"),
+    ):  # fmt: skip
+        assert f"can't be written, for {folder / 'taken'} is a file: give a folder" in refusal(*asked)
+    assert [path.name for path in folder.iterdir() if path.name != "cache"] == ["taken"]
+    assert "chains must be a whole number" in refusal("gif", line, "--out", "a.gif", "--chains", "0")
 
 
 def test_basin_maps_are_those_of_the_stream(pictures: Path, folder: Path) -> None:

@@ -47,8 +47,7 @@ def save_frames(path: str | Path, frames: Sequence[UInt8], *, rate: float, hold:
     """
     place = with_ending(path, *FASTEST)
     ending = place.suffix.lower()
-    if isinstance(rate, bool) or not isinstance(rate, int | float) or not 0.0 < rate <= FASTEST[ending]:
-        raise InvalidValueError(f"rate must lie in (0, {FASTEST[ending]:g}] frames a second of {ending}, got {rate!r}")
+    check_rate(rate, ending)
     if not len(frames) or len({frame.shape for frame in frames}) > 1:
         raise InvalidValueError(f"frames must be of one size, at least one, got {sorted({f.shape for f in frames})}")
     lasts = [1] * len(frames) if hold is None else [whole(count, "hold", 1, 10_000, "frames") for count in hold]
@@ -60,6 +59,12 @@ def save_frames(path: str | Path, frames: Sequence[UInt8], *, rate: float, hold:
         shown = [frame for frame, count in zip(frames, lasts, strict=True) for _ in range(count)]
         put(place, lambda file: write_mp4(file, shown, rate, quality=9, options=EXACT))
     return place
+
+
+def check_rate(rate: float, ending: str) -> None:
+    """Refuse frames a second that a film of an ending can't have."""
+    if isinstance(rate, bool) or not isinstance(rate, int | float) or not 0.0 < rate <= FASTEST[ending]:
+        raise InvalidValueError(f"rate must lie in (0, {FASTEST[ending]:g}] frames a second of {ending}, got {rate!r}")
 
 
 def durations(lasts: Sequence[int], rate: float) -> list[int]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, fields, replace
@@ -23,8 +24,8 @@ FINGERPRINT = re.compile(r"[0-9a-f]{32}")
 class FittedSpec(ABC):
     """What a stream draws whose samples are chains of fitted networks; see `KaleidoscopeSpec` and `BasinSpec`.
 
-    model: a .safetensors file, or a name of `kaleidoscope.presets.RECIPES`, whose file lies in the user's cache
-        folder; None where the stream is given a `Kaleidoscope`.
+    model: the path of a .safetensors file, or a name of `kaleidoscope.presets.RECIPES`, whose file lies in the
+        user's cache folder; None where the stream is given a `Kaleidoscope`.
     fingerprint: of the kaleidoscope, 32 hexadecimal digits; None takes the one that is there. A stream's own spec
         always has one.
     precision: "float32" or "bfloat16", of weights, states and products.
@@ -45,6 +46,8 @@ class FittedSpec(ABC):
     kind: ClassVar[str] = ""
 
     def __post_init__(self) -> None:
+        if isinstance(self.model, os.PathLike):
+            object.__setattr__(self, "model", os.fspath(self.model))
         if self.model is not None and not (isinstance(self.model, str) and self.model):
             raise InvalidValueError(f"model must be a {ENDING} file or a recipe's name, got {self.model!r}")
         if self.fingerprint is not None and not FINGERPRINT.fullmatch(str(self.fingerprint)):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -155,16 +156,18 @@ def percent(value: float) -> str:
     return f"{100.0 * value:.3g} %"
 
 
-def leaf(value: Any, as_percent: bool = False) -> str:
-    """Mean and standard deviation of a {"mean", "sd"}."""
+def leaf(value: Any, as_percent: bool = False, alone: bool = False) -> str:
+    """Mean and standard deviation of a {"mean", "sd"}; of a network alone its figure."""
     if value is None or value["mean"] is None:
         return "none"
     scale, unit = (100.0, " %") if as_percent else (1.0, "")
-    return f"{scale * value['mean']:.3g} ± {scale * (value['sd'] or 0.0):.2g}{unit}"
+    spread = "" if alone else f" ± {scale * (value['sd'] or 0.0):.2g}"
+    return f"{scale * value['mean']:.3g}{spread}{unit}"
 
 
 def quality_rows(report: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """(what, figure) rows of a report for a table: mean and standard deviation over the networks, and the verdict.
+    """(what, figure) rows of a report for a table: mean and standard deviation over the networks, if there
+    are several, and the verdict.
 
     Example:
         >>> quality_rows({"summary": {"networks": 0}})
@@ -174,31 +177,32 @@ def quality_rows(report: Mapping[str, Any]) -> list[tuple[str, str]]:
     rows = [("networks", str(found["networks"]))]
     if not found["networks"]:
         return rows
+    told = partial(leaf, alone=found["networks"] == 1)
     for name in ("sources", "held_out", "blends"):
-        rows.append((f"error on {name.replace('_', '-')}", leaf(found["reconstruction"][name])))
+        rows.append((f"error on {name.replace('_', '-')}", told(found["reconstruction"][name])))
     near = found["nearest"]
     for step, mean, share in zip(near["steps"], near["mean"], near["within"], strict=True):
-        rows.append((f"nearest source at step {step}", f"{leaf(mean)}, within 0.02: {leaf(share, True)}"))
+        rows.append((f"nearest source at step {step}", f"{told(mean)}, within 0.02: {told(share, True)}"))
     for name, words in (("mean", "the mean"), ("class_means", "class means"), ("blends", "blends"),
                         ("held_out", "held-out data")):  # fmt: skip
-        rows.append((f"nearest source of {words}", leaf(found["controls"][name])))
+        rows.append((f"nearest source of {words}", told(found["controls"][name])))
     rows += [
-        ("kicked sources that return", leaf(found["kick"]["returned"], True)),
-        ("sources that stay", leaf(found["kick"]["stayed"], True)),
-        ("what is left of a kick", leaf(found["kick"]["left"])),
+        ("kicked sources that return", told(found["kick"]["returned"], True)),
+        ("sources that stay", told(found["kick"]["stayed"], True)),
+        ("what is left of a kick", told(found["kick"]["left"])),
     ]
     radius = found["spectral_radius"]
     for quantile, value in zip(radius["quantiles"], radius["values"], strict=True):
-        rows.append((f"spectral radius, quantile {quantile:g}", leaf(value)))
+        rows.append((f"spectral radius, quantile {quantile:g}", told(value)))
     ends = found["ends"]
     rows += [
-        ("distinct ends", leaf(ends["distinct"])), ("sources reached", leaf(ends["reached_sources"])),
-        ("largest basin", leaf(ends["largest_basin"], True)), ("entropy of basins, nats", leaf(ends["entropy"])),
-        ("ends that are copies", leaf(ends["copies"], True)), ("chains unresolved", leaf(ends["unresolved"], True)),
+        ("distinct ends", told(ends["distinct"])), ("sources reached", told(ends["reached_sources"])),
+        ("largest basin", told(ends["largest_basin"], True)), ("entropy of basins, nats", told(ends["entropy"])),
+        ("ends that are copies", told(ends["copies"], True)), ("chains unresolved", told(ends["unresolved"], True)),
     ]  # fmt: skip
     rest = found["steps_to_rest"]
     for quantile, value in zip(rest["quantiles"], rest["values"], strict=True):
         if quantile in (0.5, 0.95, 0.99):
-            rows.append((f"steps to rest, quantile {quantile:g}", leaf(value)))
+            rows.append((f"steps to rest, quantile {quantile:g}", told(value)))
     flags = ", ".join(f"{name} {percent(share)}" for name, share in found["flags"].items())
     return [*rows, ("flags", flags or "none"), ("verdict", found["verdict"])]

@@ -77,6 +77,12 @@ def test_the_digest_names_the_kaleidoscope_and_not_its_place(pictures: Kaleidosc
     assert len(set(digests)) == len(digests)
 
 
+def test_a_file_may_be_given_as_a_path(pictures: Kaleidoscope, tmp_path: Path) -> None:
+    path = pictures.save(tmp_path / "one.safetensors")
+    spec = KaleidoscopeSpec(model=path)  # type: ignore[arg-type]
+    assert spec == KaleidoscopeSpec(model=str(path)) == KaleidoscopeSpec.from_json(spec.to_json())
+
+
 def test_another_file_in_the_same_place_is_refused(pictures: Kaleidoscope, tmp_path: Path) -> None:
     path = pictures.save(tmp_path / "one.safetensors")
     spec = KaleidoscopeStream(KaleidoscopeSpec(model=str(path)), device="cpu").spec

@@ -201,6 +201,8 @@ def test_rows_for_a_table() -> None:
     assert rows["kicked sources that return"] == "100 ± 0 %"
     assert rows["nearest source of held-out data"] == "none"
     assert rows["nearest source at step 100"].endswith("within 0.02: 100 ± 0 %")
+    alone = dict(quality_rows({"summary": {**found["summary"], "networks": 1}}))
+    assert alone["distinct ends"] == "2" and alone["kicked sources that return"] == "100 %"
     assert rows["flags"] == "memorises 100 %" and rows["verdict"] == found["summary"]["verdict"]
 
 
