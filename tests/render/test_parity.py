@@ -79,7 +79,7 @@ class Wrong:
 
 def test_the_budget_can_fail(numba_errors: Errors) -> None:
     """A part in a thousand on the parameters, which no eye would see, is far outside it."""
-    raster, table = budget.pictures(spec_of("polynomial_power", "three_phase_sine"), 12)
+    raster, table = budget.pictures(spec_of("polynomial_power", "three_phase_sine", height=40, width=40), 4)
     assert budget.judge(NumbaRenderer(1), numba_errors, raster, table).passes
     assert not budget.judge(Wrong(1e-3), numba_errors, raster, table).passes
 
@@ -88,16 +88,16 @@ def test_one_picture_that_is_wrong_fails_the_budget(numba_errors: Errors) -> Non
     class OneWrong:
         def render(self, raster: Any, table: Any) -> Any:
             images = NumbaRenderer(1).render(raster, table)
-            images[7] = images[7, :, ::-1]
+            images[2] = images[2, :, ::-1]
             return images
 
-    raster, table = budget.pictures(spec_of("mandelbrot", "smooth"), 12)
+    raster, table = budget.pictures(spec_of("mandelbrot", "smooth", height=40, width=40), 4)
     assert not budget.judge(OneWrong(), numba_errors, raster, table).passes
 
 
 def test_the_budget_follows_the_rounding(numba_errors: Errors) -> None:
     """Larger errors make more pixels differ, and errors of a percent or so very many."""
-    raster, table = budget.pictures(spec_of("polynomial_power", "three_phase_sine"), 6)
+    raster, table = budget.pictures(spec_of("polynomial_power", "three_phase_sine", height=40, width=40), 2)
     truth = ReferenceRenderer().render(raster, table)
 
     def found(factor: float) -> int:
