@@ -416,7 +416,7 @@ def test_a_place_that_cannot_be_written_is_refused_before_anything_is_run(line: 
     ):  # fmt: skip
         assert f"can't be written, for {folder / 'taken'} is a file: give a folder" in refusal(*asked)
     assert [path.name for path in folder.iterdir() if path.name != "cache"] == ["taken"]
-    assert "chains must be a whole number" in refusal("gif", line, "--out", "a.gif", "--chains", "0")
+    assert "starts must be a whole number from 1" in refusal("gif", line, "--out", "a.gif", "--chains", "0")
 
 
 def test_basin_maps_are_those_of_the_stream(pictures: Path, folder: Path) -> None:

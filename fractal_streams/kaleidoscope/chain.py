@@ -117,7 +117,8 @@ class Engine(Protocol):
     def nearest(self, states: Any, table: Any, models: Any = None, table_models: Any = None) -> tuple[Any, Any]:
         """(B,) int64 row of the nearest of (T, D) `table`, and (B,) float32 RMSE to it over the range.
 
-        Of equal ones it is the first. With table_models, (T,), only rows of each state's own network count.
+        Of equal ones it is the first. With table_models, (T,), only rows of each state's own network count; where
+        there is none the distance is infinite.
         """
 
     def levels(self, values: Any) -> Any:

@@ -103,6 +103,8 @@ class TorchEngine:
                 scores = np.where(own, scores, np.float32(np.inf))
             place[first : first + TILE] = scores.argmin(axis=1)
         apart = np.square(as_array(values) - known[place]).mean(axis=1, dtype=np.float64)
+        if table_models is not None:
+            apart[~np.isin(rows, as_array(table_models))] = np.inf
         distance = np.asarray(np.sqrt(apart) / self.fitted.network.span, np.float32)
         return self._out(torch.from_numpy(place)), self._out(torch.from_numpy(distance))
 

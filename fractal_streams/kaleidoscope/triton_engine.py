@@ -132,6 +132,8 @@ class TritonEngine:
                 )
             if count:
                 distance_kernel[(count,)](values, known, place, distance, network.size, network.span, block=256)
+            if masked and (alone := ~np.isin(rows, as_array(table_models))).any():
+                distance.masked_fill_(self._placed(alone), float("inf"))
             return place, distance
 
     def levels(self, values: Any) -> Any:

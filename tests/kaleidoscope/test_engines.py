@@ -64,6 +64,13 @@ def test_networks_of_rows_are_taken_as_a_list() -> None:
         np.testing.assert_array_equal(engine.apply(states, [1, 0]), known)
 
 
+def test_far_is_infinite_where_a_network_has_no_row() -> None:
+    fitted, states = made(), np.float32([[0.3, -0.4], [0.3, -0.4]])
+    for engine in (ReferenceEngine(fitted), TorchEngine(fitted)):
+        _, distance = engine.nearest(states, states[:1], np.array([0, 1]), np.array([0]))
+        assert distance.tolist() == [0.0, np.inf]
+
+
 def test_weights_lie_in_memory_as_they_like() -> None:
     fitted, states = made(), np.float32([[0.3, -0.4], [0.8, 0.1]])
     turned = fitted.replace(tensors={name: array[::-1] for name, array in fitted.tensors.items()})

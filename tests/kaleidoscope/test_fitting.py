@@ -227,11 +227,12 @@ def test_a_fit_goes_on_to_the_bit(dtype: Any, few: Sources, tmp_path: Path, monk
 def test_at_an_error_the_last_written_file_stays(few: Sources, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "part.safetensors"
     options: Any = {"device": "cpu", "on_dead": "allow", "checkpoint": path, "checkpoint_seconds": 0.0}
+    before = signal.getsignal(signal.SIGINT)  # a shell's background jobs ignore it
     with monkeypatch.context() as patched:
         interrupt_at(patched, 31, error=True)
         with pytest.raises(RuntimeError, match="the power went"):
             fit(SMALL, few, RESUMED, **options)
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert signal.getsignal(signal.SIGINT) is before
     card, _ = kept_in.read_tensors(path, kept_in.FORMAT, 1)
     assert card["step"] == 30
     assert same(fit(SMALL, few, RESUMED, **options), fit(SMALL, few, RESUMED, device="cpu", on_dead="allow"))

@@ -108,7 +108,7 @@ def test_starts_and_the_nearest_are_the_reference_s() -> None:
         found = ours.starts(start, chains, models, key_of).cpu().numpy()
         assert np.abs(found - states).max() < 1e-6, kind
     table, own = fitted.source_values(0), np.arange(6) % 2
-    for arguments in ((table,), (table, models, own)):
+    for arguments in ((table,), (table, models, own), (table, models, own * 0)):
         place, distance = ours.nearest(states, *arguments)
         known_place, known_distance = theirs.nearest(states, *arguments)
         np.testing.assert_array_equal(place.cpu().numpy(), known_place)
