@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from fractal_streams.batch import Batch as Batch, Sample as Sample
     from fractal_streams.colouring import Colouring as Colouring
+    from fractal_streams.finite import FiniteStream as FiniteStream
     from fractal_streams.formulas import Formula as Formula, Parameter as Parameter, formula as formula
     from fractal_streams.integrations.huggingface import (
         load_dataset as load_dataset,
@@ -54,6 +55,7 @@ _HOME = {
     "BasinStream": "kaleidoscope.streams",
     "Batch": "batch",
     "Colouring": "colouring",
+    "FiniteStream": "finite",
     "Formula": "formulas",
     "FractalImageDataset": "seed_interface",
     "FractalVideoDataset": "seed_interface",

@@ -22,17 +22,17 @@ try:
     import typer
     from rich.console import Console
     from rich.table import Table
-    from typer.core import TyperGroup
+    from typer.core import TyperCommand, TyperGroup
 except ImportError as error:
     raise missing_extra(error.name or "typer", "cli") from None
 
 
-class Commands(TyperGroup):
-    """Commands whose errors are one line on standard error and exit code 2."""
+class PlainErrors:
+    """Of a command: what its user can mend is one line on standard error and exit code 2."""
 
     def main(self, *arguments: Any, **settings: Any) -> Any:
         try:
-            code = super().main(*arguments, **{**settings, "standalone_mode": False})
+            code = super().main(*arguments, **{**settings, "standalone_mode": False})  # type: ignore[misc]
         except BrokenPipeError:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nobody reads on: nothing to flush to
             sys.exit(1)
@@ -45,6 +45,29 @@ class Commands(TyperGroup):
                 raise
             sys.exit(complain(f"{error.format_message()} (--help says what there is)"))
         sys.exit(code if isinstance(code, int) else 0)
+
+
+class Commands(PlainErrors, TyperGroup):
+    """The commands of an app."""
+
+
+class LoneCommand(PlainErrors, TyperCommand):
+    """The command of an app that has only one; its options may be written with underscores."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        spelt = [hyphenated(word) if word.startswith("--") else word for word in args]
+        return super().parse_args(ctx, spelt)
+
+
+def hyphenated(option: str) -> str:
+    """An option with hyphens, its value left as it is.
+
+    Example:
+        >>> hyphenated("--num_steps=1_000")
+        '--num-steps=1_000'
+    """
+    name, equals, value = option.partition("=")
+    return f"{name.replace('_', '-')}{equals}{value}"
 
 
 def complain(message: str) -> int:

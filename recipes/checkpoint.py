@@ -1,0 +1,124 @@
+"""Checkpoints: tensors as safetensors, all else as JSON, in a folder that is there whole or not at all."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from fractal_streams.errors import InvalidValueError, missing_extra
+
+try:
+    import torch
+    from safetensors.torch import load_file, save_file
+    from torch import Tensor
+except ImportError as error:
+    raise missing_extra(str(error.name), "recipes") from None
+
+NAME = "step-{:09d}"
+
+
+def save(folder: Path, step: int, values: Mapping[str, Any]) -> Path:
+    """Write nested values as the checkpoint of a step, and remove those before it.
+
+    Args:
+        folder: of all checkpoints of a run; made if it is not there.
+        values: name to dicts, lists and tuples of tensors, numbers, texts and None; each name is a file.
+
+    Returns:
+        The checkpoint's folder.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    place = folder / NAME.format(step)
+    written = Path(tempfile.mkdtemp(prefix=f".{place.name}-", dir=folder))
+    try:
+        plain = {}
+        for name, value in values.items():
+            tensors: dict[str, Tensor] = {}
+            plain[name] = packed(value, tensors, "")
+            if tensors:
+                save_file(tensors, written / f"{name}.safetensors")
+        (written / "values.json").write_text(json.dumps(plain))
+        if place.exists():
+            shutil.rmtree(place)
+        written.rename(place)
+    except BaseException:
+        shutil.rmtree(written, ignore_errors=True)
+        raise
+    for other in [*folder.glob("step-*"), *folder.glob(".step-*")]:
+        if other != place:
+            shutil.rmtree(other, ignore_errors=True)
+    return place
+
+
+def latest(folder: Path) -> Path | None:
+    """The newest whole checkpoint of a run, if there is one."""
+    found = sorted(place for place in folder.glob("step-*") if (place / "values.json").is_file())
+    return found[-1] if found else None
+
+
+def load(place: Path, device: str | torch.device = "cpu") -> dict[str, Any]:
+    """The values that `save` wrote.
+
+    Raises:
+        InvalidValueError: a file that is damaged or was not written here; names it.
+    """
+    try:
+        plain = json.loads((place / "values.json").read_text())
+        return {name: unpacked(value, Tensors(place / f"{name}.safetensors", device)) for name, value in plain.items()}
+    except FileNotFoundError as error:
+        raise InvalidValueError(f"{place} is no whole checkpoint: {error.filename} is missing") from None
+    except Exception as error:
+        raise InvalidValueError(
+            f"{place} is no checkpoint that can be read ({error}): remove it to begin anew"
+        ) from error
+
+
+class Tensors:
+    """The tensors of a file, read when the first is asked for."""
+
+    def __init__(self, path: Path, device: str | torch.device) -> None:
+        self.path, self.device = path, device
+        self.found: dict[str, Tensor] | None = None
+
+    def __getitem__(self, name: str) -> Tensor:
+        if self.found is None:
+            self.found = load_file(self.path, device=str(self.device))
+        return self.found[name]
+
+
+def packed(value: Any, tensors: dict[str, Tensor], place: str) -> Any:
+    """A value as JSON holds it; its tensors go into `tensors` under their place.
+
+    Raises:
+        InvalidValueError: a value of another kind; names its place.
+    """
+    if isinstance(value, Tensor):
+        tensors[place or "/"] = value.detach().to("cpu", copy=True).contiguous()
+        return {"tensor": place or "/"}
+    if isinstance(value, Mapping):
+        return {"dict": [[key, packed(each, tensors, f"{place}/{key}")] for key, each in value.items()]}
+    if isinstance(value, list | tuple):
+        items = [packed(each, tensors, f"{place}/{number}") for number, each in enumerate(value)]
+        return {"tuple" if isinstance(value, tuple) else "list": items}
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    raise InvalidValueError(
+        f"a checkpoint holds tensors, numbers and texts; {place or '/'} is a {type(value).__name__}"
+    )
+
+
+def unpacked(value: Any, tensors: Tensors) -> Any:
+    """What `packed` was given."""
+    if not isinstance(value, dict):
+        return value
+    ((kind, inner),) = value.items()
+    if kind == "tensor":
+        return tensors[inner]
+    if kind == "dict":
+        return {key: unpacked(each, tensors) for key, each in inner}
+    items = [unpacked(each, tensors) for each in inner]
+    return tuple(items) if kind == "tuple" else items

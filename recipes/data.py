@@ -1,0 +1,68 @@
+"""The streams of a run: what it trains on, and what it is tested on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from fractal_streams.recipes.settings import Settings, option
+
+from fractal_streams import Batch, FiniteStream, Stream, open_stream
+from fractal_streams.normalisation import channel_statistics
+
+BLOCK = 2**32
+"""Held-out samples of one `val_seed`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataSettings(Settings):
+    """What a model is trained on."""
+
+    preset: str = option("fractal-10", "A preset, a formula, or a spec's JSON file.")
+    num_classes: int | None = option(None, "Of the stream; the preset's own.", low=1)
+    image_size: int | None = option(None, "Height and width, pixels; the preset's own.", low=1)
+    max_iter: int | None = option(None, "Iterations of the formula; the preset's own.", low=1)
+    num_samples_per_class: int | None = option(
+        None, "Train on so many samples of each class, again and again; without it the stream is endless.", low=1
+    )
+    data_seed: int = option(0, "Names the stream: its classes and its samples.")
+    val_seed: int = option(0, "Which of the held-out samples to test on.", high=2**31 - 2, changes_nothing=True)
+
+
+def opened(
+    data: DataSettings, split: str, device: Any, dtype: str = "float32", mean: Any = None, std: Any = None
+) -> Stream:
+    """The stream of a split, in the form that a model takes: each channel with mean 0 and deviation 1.
+
+    Args:
+        device: of the run's accelerator. dtype: of the pictures.
+        mean, std: to subtract and to divide by, of levels in [0, 1], instead of the preset's own.
+    """
+    names = {"height": data.image_size, "width": data.image_size, "num_classes": data.num_classes}
+    asked = {**names, "iterations": data.max_iter}
+    own_mean, own_std = channel_statistics(data.preset)
+    return open_stream(
+        data.preset, seed=data.data_seed, split=split, device=str(device), dtype=dtype,
+        mean=own_mean if mean is None else mean, std=own_std if std is None else std,
+        **{name: value for name, value in asked.items() if value is not None},
+    )  # fmt: skip
+
+
+def training_stream(data: DataSettings, device: Any, dtype: str = "float32", **form: Any) -> Stream:
+    """The endless training stream, or a finite set of it if so many samples of a class are asked for."""
+    stream = opened(data, "train", device, dtype, **form)
+    if data.num_samples_per_class is None:
+        return stream
+    return FiniteStream(stream, data.num_samples_per_class * stream.num_classes)
+
+
+def held_out(stream: Stream, samples: int, batch_size: int, val_seed: int = 0) -> Iterator[Batch]:
+    """Batches of tensors of the held-out samples that a seed names, the same each time.
+
+    Args:
+        stream: of the validation or test split.
+    """
+    first = val_seed * BLOCK
+    for start in range(first, first + samples, batch_size):
+        yield stream.generate(range(start, min(start + batch_size, first + samples))).torch()

@@ -1,0 +1,1 @@
+"""Models of the recipes, from libraries that people know."""
