@@ -63,6 +63,6 @@ def held_out(stream: Stream, samples: int, batch_size: int, val_seed: int = 0) -
     Args:
         stream: of the validation or test split.
     """
-    first = val_seed * BLOCK
+    first = BLOCK * int(val_seed)
     for start in range(first, first + samples, batch_size):
         yield stream.generate(range(start, min(start + batch_size, first + samples))).torch()
