@@ -10,7 +10,7 @@ def main() -> None:
     from fractal_streams.errors import MissingExtraError
 
     try:
-        from fractal_streams.cli_kaleidoscope import app
+        from fractal_streams.cli_train import app
     except MissingExtraError as error:
         sys.stderr.write(f"error: {error}\n")
         raise SystemExit(2) from None

@@ -1,4 +1,4 @@
-"""The command `kaleidoscope analyse`; with it all commands are there."""
+"""The command `kaleidoscope analyse`."""
 
 from __future__ import annotations
 

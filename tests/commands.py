@@ -6,7 +6,7 @@ from typing import Any
 
 from typer.testing import CliRunner
 
-from fractal_streams.cli_kaleidoscope import app
+from fractal_streams.cli_train import app
 
 
 def run(*arguments: object, code: int = 0) -> Any:

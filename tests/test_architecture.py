@@ -60,7 +60,7 @@ ADAPTERS = (
     "torch_data loader prefetch seed_interface integrations recipes "
     "cli cli_bench cli_data cli_experiment cli_scan cli_status cli_trainability cli_zoom "
     "cli_kaleidoscope cli_kaleidoscope_chains cli_kaleidoscope_fit cli_kaleidoscope_options cli_kaleidoscope_sample "
-    "cli_kaleidoscope_sheets cli_kaleidoscope_basins"
+    "cli_kaleidoscope_sheets cli_kaleidoscope_basins cli_train"
 )
 
 
