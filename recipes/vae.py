@@ -1,0 +1,326 @@
+"""What does a variational autoencoder learn of pictures that never repeat, and does its code know what they are?
+
+    python -m fractal_streams.recipes.vae                                    # 64 numbers, plain convolutions
+    python -m fractal_streams.recipes.vae --architecture kl                  # diffusers' AutoencoderKL, the same size
+    python -m fractal_streams.recipes.vae --betas 0.1,0.5,2,8 --num-steps 2000
+
+Claims (measured, with hardware, steps and time): see recipes/README.md.
+
+The stream knows which latents each picture was drawn from, so a linear probe says how much of them the code holds:
+R² beside PCA of the same size, an untrained encoder, and all pixels. Every β is a run in a folder of its own, one
+after the other, each of which resumes. ELBO terms are nats per picture of the density of pictures in [-1, 1].
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fractal_streams.recipes.data import DataSettings, held_out, opened, training_stream
+from fractal_streams.recipes.settings import command, option
+
+from fractal_streams import Stream
+from fractal_streams.contact_sheet import whole_file
+from fractal_streams.errors import missing_extra
+
+try:
+    import torch
+    from accelerate import Accelerator
+    from fractal_streams.recipes import probe
+    from fractal_streams.recipes.journal import Journal, read_records
+    from fractal_streams.recipes.loop import Loop, LoopSettings, image_type, open_accelerator, seeded
+    from fractal_streams.recipes.models.autoencoders import ARCHITECTURES, Autoencoder, Coded, autoencoder
+    from fractal_streams.recipes.vae_pictures import (
+        Point, draw_rate_distortion, psnr, save_prior_samples, save_reconstructions, save_traversals,
+    )  # fmt: skip
+    from torch import Tensor, nn
+except ImportError as error:
+    raise missing_extra(str(error.name), "recipes") from None
+
+HALF = (0.5, 0.5, 0.5)
+"""Mean and deviation that bring levels in [0, 1] to [-1, 1]."""
+ACTIVE = 0.01
+"""Nats per picture from which on a latent counts as used."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class VAESettings(LoopSettings, DataSettings):
+    """How an autoencoder is trained and looked at."""
+
+    architecture: str = option("plain", "Of the autoencoder.", choices=ARCHITECTURES)
+    latent_size: int = option(64, "Numbers of a code.", low=1)
+    width: int = option(64, "Channels at full size.", low=1)
+    halvings: int = option(3, "Of height and width on the way to the code.", low=0, high=8)
+    betas: tuple[float, ...] = option((1.0,), "Weights of the KL term; a run for each.", low=0.0)
+    kl_warmup_steps: int = option(500, "Steps in which the weight of the KL term rises to beta.", low=0)
+    scale: float | None = option(None, "Deviation of a pixel, of [-1, 1]; without it, it is learned.", low=1e-4)
+    learning_rate: float = option(1e-3, "Of all weights, behind the warm-up.", low=0.0)
+    scale_rate: float = option(1e-2, "Of the logarithm of the deviation.", low=0.0)
+    num_steps: int = option(6000, "Updates of the weights.", low=1)
+    batch_size: int = option(512, "Samples of an update, of all ranks together.", low=1)
+    clip: float | None = option(None, "Largest norm of the gradient, of nats per picture.", low=0.0)
+    eval_samples: int = option(4096, "Held-out samples of an evaluation.", low=1, changes_nothing=True)
+    probe_samples: int = option(16384, "Held-out samples that probes and PCA are fitted to; 0: none.", low=0,
+                                changes_nothing=True)  # fmt: skip
+    folder: Path = option(Path("outputs/vae"), "Where all is written.", changes_nothing=True)
+    quiet: bool = option(False, "No progress bar.", changes_nothing=True)
+
+    def weight(self, step: int) -> float:
+        """Of the KL term in a step: a linear rise to β.
+
+        Example:
+            >>> settings = VAESettings(betas=(4.0,), kl_warmup_steps=8)
+            >>> [settings.weight(step) for step in (0, 3, 7, 100)]
+            [0.5, 2.0, 4.0, 4.0]
+        """
+        return self.betas[0] * min(1.0, (step + 1) / max(1, self.kl_warmup_steps))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """What one β came to, on held-out samples of the test split.
+
+    elbo, kl, log_likelihood: nats per picture, elbo = log_likelihood - kl. kl_of_latents: (latent_size,) of them.
+    psnr: dB, of reconstructions from drawn codes. rate: the KL in bits per pixel.
+    scale: deviation of a pixel from its reconstruction, pictures in [-1, 1].
+    active: latents with at least 0.01 nats. probes: representation to R² by latent and accuracy of the class.
+    """
+
+    beta: float
+    elbo: float
+    kl: float
+    log_likelihood: float
+    psnr: float
+    rate: float
+    scale: float
+    active: int
+    kl_of_latents: tuple[float, ...]
+    probes: Mapping[str, probe.Told]
+    trail: tuple[tuple[float, float], ...]
+    steps: int
+    images_per_second: float
+    memory: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Result:
+    """A run for each β, and the settings that they share. weights: of the autoencoder, how many."""
+
+    settings: Mapping[str, Any]
+    weights: int
+    runs: tuple[Run, ...]
+
+
+def kl_to_prior(mean: Tensor, log_variance: Tensor) -> Tensor:
+    """(B, k) nats: KL(N(mean, variance) || N(0, 1)) of each latent (Kingma and Welling 2014, appendix B).
+
+    Example:
+        >>> kl_to_prior(torch.tensor([2.0]), torch.tensor([0.0])).tolist()
+        [2.0]
+    """
+    return 0.5 * (mean.square() + log_variance.exp() - 1.0 - log_variance)
+
+
+def log_likelihood(images: Tensor, reconstruction: Tensor, log_scale: Tensor) -> Tensor:
+    """(B,) nats: the logarithm of the density of pictures under N(reconstruction, scale² I).
+
+    Example:
+        >>> one = log_likelihood(torch.zeros(1, 3, 1, 1), torch.zeros(1, 3, 1, 1), torch.tensor(0.0))
+        >>> round(float(one) / 3, 4)
+        -0.9189
+    """
+    errors = (images.float() - reconstruction) * (-log_scale).exp()
+    constant = log_scale + 0.5 * math.log(math.tau)
+    return -(0.5 * errors.square() + constant).flatten(1).sum(1)
+
+
+def negative_elbo(model: nn.Module, batch: Any, weight: float) -> dict[str, Tensor]:
+    """The terms of a batch (images, labels), nats per picture; the loss is weight kl - log_likelihood."""
+    images, _ = batch
+    coded = Coded(*model(images))
+    kl = kl_to_prior(coded.mean, coded.log_variance).sum(1).mean()
+    likelihood = log_likelihood(images, coded.reconstruction, coded.log_scale).mean()
+    return {
+        "loss": weight * kl - likelihood, "elbo": likelihood - kl, "log_likelihood": likelihood, "kl": kl,
+        "scale": coded.log_scale.exp(),
+    }  # fmt: skip
+
+
+def tested(loop: Loop, stream: Stream, samples: int, val_seed: int = 0) -> tuple[dict[str, float], Tensor]:
+    """The ELBO and its terms on held-out samples, shared out over the ranks; and (latent_size,) KL of each latent."""
+    accelerator, kls, sums = loop.accelerator, None, torch.zeros(3, dtype=torch.float64)
+    seeded("evaluation", loop.settings.seed, accelerator.process_index)
+    with loop.evaluating() as model:
+        kls = torch.zeros(model.latent_size, dtype=torch.float64, device=accelerator.device)  # type: ignore[arg-type]
+        sums = sums.to(accelerator.device)
+        for place, batch in enumerate(held_out(stream, samples, 512, val_seed)):
+            if place % accelerator.num_processes == accelerator.process_index:
+                coded = Coded(*model(batch.images))
+                kls += kl_to_prior(coded.mean, coded.log_variance).double().sum(0)
+                error = (batch.images.float() - coded.reconstruction).square().flatten(1).mean(1).double().sum()
+                told = log_likelihood(batch.images, coded.reconstruction, coded.log_scale).double().sum()
+                sums += torch.stack([told, error, error.new_tensor(len(batch.images))])
+    likelihood, error, count = accelerator.reduce(sums, reduction="sum").tolist()
+    latents = accelerator.reduce(kls, reduction="sum") / count
+    kl = float(latents.sum())
+    terms = {"elbo": likelihood / count - kl, "log_likelihood": likelihood / count, "kl": kl}
+    return {**{f"test_{name}": value for name, value in terms.items()}, "test_psnr": psnr(error / count)}, latents
+
+
+def network_of(settings: VAESettings, shape: tuple[int, int, int], purpose: str = "weights") -> Autoencoder:
+    """The autoencoder with its first weights."""
+    seeded(purpose, settings.seed)
+    return autoencoder(
+        settings.architecture, shape, latent_size=settings.latent_size, width=settings.width,
+        halvings=settings.halvings, scale=settings.scale,
+    )  # fmt: skip
+
+
+def optimizer_of(network: Autoencoder, settings: VAESettings, device: torch.device) -> torch.optim.Optimizer:
+    """Adam; the logarithm of the deviation has a rate of its own, as it has far to go."""
+    weights = [weight for name, weight in network.named_parameters() if name != "log_scale"]
+    groups: list[dict[str, Any]] = [{"params": weights, "lr": settings.learning_rate}]
+    if settings.scale is None:
+        groups.append({"params": [network.log_scale], "lr": settings.scale_rate})
+    return torch.optim.Adam(groups, fused=True if device.type == "cuda" else None)
+
+
+def trained(settings: VAESettings, accelerator: Accelerator) -> tuple[Loop, float]:
+    """A loop behind its last step, and its images/s; settings with one β and the folder of its run."""
+    form = {"dtype": image_type(accelerator), "mean": HALF, "std": HALF}
+    stream = training_stream(settings, accelerator.device, **form)
+    validation = opened(settings, "validation", accelerator.device, **form)
+    network = network_of(settings, stream.generate([0]).images.shape[1:]).to(accelerator.device)
+    loop = Loop(
+        network, lambda model, batch: negative_elbo(model, batch, settings.weight(loop.step)),
+        optimizer_of(network, settings, accelerator.device), stream, settings, accelerator,
+    )  # fmt: skip
+    loop.resume(settings.folder / "checkpoint")
+    title = f"VAE, {settings.architecture}, β = {settings.betas[0]:g}"
+    with Journal(settings.folder, loop, title=title, quiet=settings.quiet) as journal:
+        for record in loop:
+            due = settings.evaluates(record.step)
+            figures = tested(loop, validation, settings.eval_samples, settings.val_seed)[0] if due else {}
+            journal.write(record, figures)
+            if settings.saves(record.step):
+                loop.save(settings.folder / "checkpoint")
+    paces = sorted(row["images_per_second"] for row in journal.rows)
+    return loop, paces[len(paces) // 2] if paces else 0.0
+
+
+def looks(settings: VAESettings, device: Any) -> tuple[probe.Look, probe.Look]:
+    """What probes and PCA are fitted to, of the validation split, and what they are tested on, of the test split."""
+    known, test = (opened(settings, split, device, mean=HALF, std=HALF) for split in ("validation", "test"))
+    count = settings.probe_samples
+    return (
+        probe.looked_at(known, count, settings.val_seed), probe.looked_at(test, max(1, count // 2), settings.val_seed)
+    )  # fmt: skip
+
+
+def probes(
+    settings: VAESettings, model: Autoencoder, known: probe.Look, test: probe.Look, pca: probe.Principal
+) -> dict[str, probe.Told]:
+    """What the trained code tells of the true latents, beside PCA of the same size, no training, and all pixels."""
+    device = known.images.device
+    untrained = network_of(settings, tuple(known.images.shape[1:]), "untrained").to(device).eval()
+    ways = {
+        "VAE": lambda look: look.through(lambda images: model.encode(images)[0]),
+        "PCA": lambda look: pca(look.pixels()),
+        "untrained encoder": lambda look: look.through(lambda images: untrained.encode(images)[0]),
+        "all pixels": lambda look: look.pixels(),
+    }
+    return {name: probe.probed(way(known), known, way(test), test) for name, way in ways.items()}
+
+
+def looked_at(
+    loop: Loop, settings: VAESettings, pace: float, held: tuple[probe.Look, probe.Look, probe.Principal] | None
+) -> Run:
+    """The run's figures, and its pictures in its folder; on the main process those too."""
+    accelerator, folder = loop.accelerator, settings.folder
+    form = {"dtype": image_type(accelerator), "mean": HALF, "std": HALF}
+    stream = opened(settings, "test", accelerator.device, **form)
+    terms, information = tested(loop, stream, settings.eval_samples, settings.val_seed)
+    told: dict[str, probe.Told] = {}
+    title = f"{settings.architecture} VAE, β = {settings.betas[0]:g}"
+    images = next(held_out(stream, 60, 60, settings.val_seed)).images
+    pixels = images.shape[-1] * images.shape[-2]
+    with loop.evaluating() as model, torch.autocast(accelerator.device.type, enabled=False):
+        assert isinstance(model, Autoencoder)
+        scale = float(model.log_scale.exp())
+        if accelerator.is_main_process:
+            seeded("pictures", settings.seed)
+            save_reconstructions(
+                folder / "reconstructions.png", model, images[:40].float(),
+                f"{title}: originals above reconstructions, {terms['test_psnr']:.1f} dB",
+            )  # fmt: skip
+            save_prior_samples(folder / "samples.png", model, 60, f"{title}: samples from the prior")
+            save_traversals(
+                folder / "traversals.png", model, images[0].float(), information,
+                f"{title}: latents with the most information, from -3 to 3",
+            )  # fmt: skip
+            if held is not None:
+                told = probes(settings, model, *held)
+                probe.draw_probes(folder / "probes.png", told, f"{title}: what the code knows")
+    rows = read_records(folder)
+    trail = [(row["test_kl"] / math.log(2) / pixels, row["test_psnr"]) for row in rows if "test_kl" in row]
+    return Run(
+        beta=settings.betas[0], elbo=terms["test_elbo"], kl=terms["test_kl"], log_likelihood=terms["test_log_likelihood"],
+        psnr=terms["test_psnr"], rate=terms["test_kl"] / math.log(2) / pixels, scale=scale, trail=tuple(trail),
+        active=int((information >= ACTIVE).sum()), kl_of_latents=tuple(information.tolist()), probes=told,
+        steps=loop.step, images_per_second=pace, memory=max((row["memory"] for row in rows), default=0),
+    )  # fmt: skip
+
+
+def run(settings: VAESettings) -> Result:
+    """Train and look at an autoencoder for each β.
+
+    Writes, in the folder: result.json and rate_distortion.png; in beta-<β> of each: checkpoint/, records.csv,
+    curves.png, reconstructions.png, samples.png, traversals.png, probes.png.
+    """
+    runs, held, weights = [], None, 0
+    for beta in dict.fromkeys(settings.betas):
+        own = dataclasses.replace(settings, betas=(beta,), folder=settings.folder / f"beta-{beta:g}")
+        accelerator = open_accelerator(own)
+        loop, pace = trained(own, accelerator)
+        weights = sum(weight.numel() for weight in loop.network.parameters())
+        if held is None and settings.probe_samples and accelerator.is_main_process:
+            known, test = looks(own, accelerator.device)
+            held = known, test, probe.principal_components(known.pixels(), own.latent_size)
+        runs.append(looked_at(loop, own, pace, held))
+        accelerator.wait_for_everyone()
+    result = Result(settings=settings.decisive(), weights=weights, runs=tuple(runs))
+    if accelerator.is_main_process:
+        text = json.dumps(dataclasses.asdict(result), indent=1)
+        whole_file(settings.folder / "result.json", lambda path: path.write_text(text))
+        if held is not None:
+            known, _, pca = held
+            draw_rate_distortion(
+                settings.folder / "rate_distortion.png",
+                [Point(beta=each.beta, rate=each.rate, psnr=each.psnr, trail=each.trail) for each in runs],
+                pca.variances.cpu().numpy(), tuple(known.images.shape[1:]), settings.latent_size,
+                f"{settings.architecture} VAE, {settings.latent_size} numbers, {settings.preset}",
+            )  # fmt: skip
+        print_figures(result)
+    return result
+
+
+def print_figures(result: Result) -> None:
+    """A line for each β."""
+    for each in result.runs:
+        line = (
+            f"β {each.beta:g}: elbo {each.elbo:,.1f} nats, kl {each.kl:.1f}, {each.psnr:.2f} dB, {each.active} active"
+        )
+        known = ", ".join(
+            f"{name} {told.mean:.3f} ({told.accuracy:.1%} of classes)" for name, told in each.probes.items()
+        )
+        print(f"{line}; mean R²: {known}" if known else line)
+
+
+app = command(VAESettings, run, "Train variational autoencoders and see what their codes know.")
+if __name__ == "__main__":
+    app()
