@@ -9,6 +9,7 @@
 Logging, evaluation and early stop are the caller's `for`. What a step trains on and what it draws follow from
 (settings, step, rank): so evaluating more often changes nothing, and a run that is stopped and resumed gives the same
 weights as one that is not, bit for bit on a CPU.
+A loss that is no longer a number ends the run with a `DivergedError`.
 """
 
 from __future__ import annotations
@@ -16,7 +17,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
@@ -24,9 +24,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fractal_streams import Loader, Stream
+from fractal_streams import Batch, Loader, Stream
 from fractal_streams.device import resolve_device
-from fractal_streams.errors import DeviceError, InvalidValueError, missing_extra
+from fractal_streams.errors import DeviceError, DivergedError, FractalStreamsError, InvalidValueError, missing_extra
 from fractal_streams.fields import Fields, Transform
 
 try:
@@ -35,14 +35,15 @@ try:
     from accelerate.state import AcceleratorState, PartialState
     from accelerate.utils import TorchDynamoPlugin
     from fractal_streams.recipes import checkpoint
+    from fractal_streams.recipes.averages import Average
     from fractal_streams.recipes.settings import Settings, option
     from fractal_streams.recipes.timing import Clock, Window, memory
     from torch import Tensor, nn
-    from torch.optim.swa_utils import AveragedModel
 except ImportError as error:
     raise missing_extra(str(error.name), "recipes") from None
 
 PRECISIONS = ("auto", "no", "bf16", "fp16")
+TRACKERS = ("tensorboard", "wandb", "trackio")
 Loss = Callable[[nn.Module, Any], Mapping[str, Tensor]]
 """(model, batch) to scalars by name, "loss" among them: it is what the weights follow, the others are told."""
 
@@ -56,7 +57,7 @@ class LoopSettings(Settings):
     accumulation: int = option(1, "Parts in which a rank goes through its share of a batch.", low=1)
     warmup_steps: int = option(100, "Steps in which the rate rises.", low=0)
     schedule: str = option("cosine", "Of the rate behind the warm-up.", choices=("cosine", "constant"))
-    clip: float | None = option(None, "Largest norm of the gradient.", low=0.0)
+    clip: float | None = option(None, "Largest norm of the gradient.", low=1e-12)
     ema: float = option(0.0, "Share of the average of weights that stays in a step; 0 keeps none.", low=0.0, high=1.0)
     precision: str = option("auto", "Of products; auto is bf16 on a GPU.", choices=PRECISIONS)
     compile: bool = option(False, "Compile the model.", changes_nothing=True)
@@ -66,6 +67,9 @@ class LoopSettings(Settings):
     record_every: int = option(50, "Steps from one record to the next.", low=1, changes_nothing=True)
     eval_once_every: int = option(500, "Steps from one evaluation to the next.", low=1, changes_nothing=True)
     checkpoint_every: int = option(500, "Steps from one checkpoint to the next.", low=1, changes_nothing=True)
+    trackers: tuple[str, ...] = option(
+        (), "Who is told beside records.csv, with commas between.", choices=TRACKERS, changes_nothing=True
+    )
 
     def at(self, step: int, every: int) -> bool:
         """Whether something that is done every so many steps, and at last, is due."""
@@ -76,6 +80,9 @@ class LoopSettings(Settings):
 
     def saves(self, step: int) -> bool:
         return self.at(step, self.checkpoint_every)
+
+    def records(self, step: int) -> bool:
+        return self.at(step, self.record_every) or self.evaluates(step) or self.saves(step)
 
     def rate(self, step: int) -> float:
         """The share of its rate that each weight has in a step: a linear rise, then a cosine to 0.
@@ -103,7 +110,7 @@ class Record:
     images_per_second: of all ranks, the caller's own time left out.
     waiting: share of that time in which the model had no batch: of the device's time on a GPU.
     memory: bytes; the most of the GPU so far, or of the process.
-    seconds: in the loop since it was made or resumed, the caller's own time left out.
+    seconds: in the loop, and in the runs that it was resumed from up to their checkpoints; without the caller's own.
     """
 
     step: int
@@ -121,7 +128,7 @@ def open_accelerator(settings: LoopSettings) -> Accelerator:
     """The accelerator of a run: its device, its precision, its ranks.
 
     Raises:
-        DeviceError: a GPU was asked for that is not there, or one by number.
+        DeviceError: a GPU was asked for that is not there, or one by number; or fp16 without a GPU.
     """
     asked = settings.device
     if asked not in ("auto", "cpu", "cuda"):
@@ -129,8 +136,10 @@ def open_accelerator(settings: LoopSettings) -> Accelerator:
     resolve_device(asked)
     cpu = asked == "cpu" or not torch.cuda.is_available()
     precision = {"auto": "no" if cpu else "bf16"}.get(settings.precision, settings.precision)
-    if PartialState._shared_state and PartialState().num_processes == 1:
-        AcceleratorState._reset_state(reset_partial_state=True)  # else the first run of a process decides for all
+    if cpu and precision == "fp16":
+        raise DeviceError("precision='fp16' needs a GPU: on a CPU use 'no' or 'bf16'")
+    if PartialState._shared_state:  # else the first run of a process decides for all
+        AcceleratorState._reset_state(reset_partial_state=PartialState().num_processes == 1)
     plugin = TorchDynamoPlugin(backend="inductor") if settings.compile else None
     return Accelerator(cpu=cpu, mixed_precision=precision, dynamo_plugin=plugin)
 
@@ -148,9 +157,14 @@ def seeded(*names: str | int) -> int:
         >>> seeded("weights", 0) == seeded("weights", 0) != seeded("weights", 1)
         True
     """
-    seed = int.from_bytes(hashlib.blake2s(json.dumps(names).encode(), digest_size=8).digest(), "little") >> 1
+    seed = seed_named(*names)
     torch.manual_seed(seed)
     return seed
+
+
+def seed_named(*names: str | int) -> int:
+    """The integer below 2**63 that names stand for, for generators of one's own."""
+    return int.from_bytes(hashlib.blake2s(json.dumps(names).encode(), digest_size=8).digest(), "little") >> 1
 
 
 class Loop:
@@ -165,6 +179,9 @@ class Loop:
 
     Raises:
         InvalidValueError: a batch that the ranks and parts can't share evenly.
+
+    Iterating raises `DivergedError` at the record of the first step whose loss is infinite or no number, before
+    anything of it is saved.
     """
 
     def __init__(
@@ -187,7 +204,7 @@ class Loop:
             )
         self.settings, self.accelerator, self.loss = settings, accelerator, loss
         self.network = model.to(accelerator.device)
-        self.average: nn.Module = averaged(self.network, settings.ema)
+        self.average: nn.Module = Average(self.network, settings.ema) if settings.ema else self.network
         for group in optimizer.param_groups:
             group.setdefault("initial_lr", group["lr"])
         self.model, self.optimizer = accelerator.prepare(self.network, optimizer)
@@ -196,16 +213,17 @@ class Loop:
         )
         self.step = 0
         self.seconds = 0.0
+        self.interrupted = False
         if accelerator.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(accelerator.device)
 
     def __iter__(self) -> Iterator[Record]:
+        self._refuse_interrupted()
         settings, batches = self.settings, iter(self.loader)
-        stops = (settings.record_every, settings.eval_once_every, settings.checkpoint_every)
         clock, window = Clock(self.accelerator.device), Window()
         while self.step < settings.num_steps:
             window.add(self._update(batches, clock))
-            if any(settings.at(self.step, every) for every in stops):
+            if settings.records(self.step):
                 record = self._record(window, clock)
                 window, idle = Window(), time.perf_counter()
                 yield record
@@ -214,6 +232,7 @@ class Loop:
     def _update(self, batches: Iterator[Any], clock: Clock) -> list[Mapping[str, Tensor]]:
         """One step of the weights; what the loss told of each part, still on the device."""
         settings, accelerator = self.settings, self.accelerator
+        self.interrupted = True
         seeded("step", settings.seed, self.step, accelerator.process_index)
         for group in self.optimizer.param_groups:
             group["lr"] = group["initial_lr"] * settings.rate(self.step)
@@ -225,34 +244,63 @@ class Loop:
             last = part == settings.accumulation - 1
             with nullcontext() if last else accelerator.no_sync(self.model):
                 terms = self.loss(self.model, on_device(batch, accelerator.device))
+                refuse_no_scalars(terms)
                 accelerator.backward(terms["loss"] / settings.accumulation)
             told.append({name: value.detach() for name, value in terms.items()})
         if settings.clip is not None:
             accelerator.clip_grad_norm_(self.network.parameters(), settings.clip)
         self.optimizer.step()
         self.optimizer.zero_grad()
-        if isinstance(self.average, AveragedModel):
+        if isinstance(self.average, Average):
             self.average.update_parameters(self.network)
         self.step += 1
+        self.interrupted = False
         return told
 
     def _record(self, window: Window, clock: Clock) -> Record:
         terms = window.means(self.accelerator)
         seconds, waiting = clock.read()
         self.seconds += seconds
-        if not math.isfinite(terms["loss"]) and self.accelerator.is_main_process:
-            sys.stderr.write(f"step {self.step}: the loss is {terms['loss']}\n")
+        self._refuse_divergence(window, terms["loss"])
+        self._share_buffers()
         return Record(
             step=self.step, samples=self.step * self.settings.batch_size, loss=terms.pop("loss"), terms=terms,
             rate=self.settings.rate(self.step - 1), images_per_second=window.steps * self.settings.batch_size / seconds,
-            waiting=waiting / seconds, memory=memory(self.accelerator.device), seconds=self.seconds,
+            waiting=min(1.0, waiting / seconds), memory=memory(self.accelerator.device), seconds=self.seconds,
         )  # fmt: skip
+
+    def _refuse_divergence(self, window: Window, loss: float) -> None:
+        """A `DivergedError` that names the step; steps that a gradient scaler left out are none while it finds a scale."""
+        scaler = self.accelerator.scaler
+        if math.isfinite(loss) or (scaler is not None and scaler.get_scale() >= 1.0):
+            return
+        losses = window.losses(self.accelerator)
+        place = next(place for place, value in enumerate(losses) if not math.isfinite(value))
+        step = self.step - len(losses) + place + 1
+        raise DivergedError(
+            f"the loss of step {step} is {losses[place]}: lower the learning rate, lengthen the warm-up "
+            f"(warmup_steps={self.settings.warmup_steps}) or clip the gradient (clip={self.settings.clip})"
+        )
+
+    def _share_buffers(self) -> None:
+        """Makes buffers, that each rank fills from its own batches, those of rank 0, whose checkpoint it is."""
+        if self.accelerator.num_processes > 1:
+            for module in {self.network, self.average}:
+                for buffer in module.buffers():
+                    if buffer.device == self.accelerator.device:
+                        torch.distributed.broadcast(buffer, 0)
+
+    def _refuse_interrupted(self) -> None:
+        if self.interrupted:
+            raise InvalidValueError(
+                f"step {self.step + 1} was interrupted and is half done: make a Loop, and resume it from a checkpoint"
+            )
 
     @contextmanager
     def evaluating(self) -> Iterator[nn.Module]:
         """The model to look at: the average of weights if one is kept, in evaluation mode, without gradients."""
-        average = isinstance(self.average, AveragedModel) and int(self.average.n_averaged) > 0
-        model: nn.Module = self.average.module if average else self.network  # type: ignore[assignment]
+        average = self.average
+        model = average.module if isinstance(average, Average) and average.begun else self.network
         was = model.training
         model.eval()
         try:
@@ -262,17 +310,22 @@ class Loop:
             model.train(was)
 
     def save(self, folder: Path) -> None:
-        """Write a checkpoint, from which another `Loop` of the same settings goes on; only the main process writes."""
+        """Write a checkpoint, from which another `Loop` of the same settings goes on; only the main process writes.
+
+        Raises:
+            InvalidValueError: a step was interrupted; or the optimizer keeps what is neither tensor, number nor text.
+        """
+        self._refuse_interrupted()
         if self.accelerator.is_main_process:
             scaler = self.accelerator.scaler
             values = {
                 "network": self.network.state_dict(),
-                "average": self.average.state_dict() if isinstance(self.average, AveragedModel) else {},
+                "average": self.average.state_dict() if isinstance(self.average, Average) else {},
                 "optimizer": self.optimizer.state_dict(),
                 "scaler": scaler.state_dict() if scaler is not None else {},
                 "loop": {
                     "step": self.step, "settings": json.dumps(self.settings.decisive()),
-                    "loader": self.loader.state_dict(),
+                    "loader": self.loader.state_dict(), "seconds": self.seconds,
                 },
             }  # fmt: skip
             checkpoint.save(folder, self.step, values)
@@ -282,44 +335,32 @@ class Loop:
         """Go on from the newest checkpoint of a folder; whether there was one.
 
         Raises:
-            InvalidValueError: it is damaged, or of other settings or another stream; names what differs.
+            InvalidValueError: it is damaged, or of other settings, another stream or another model; names what differs.
         """
         place = checkpoint.latest(folder)
         if place is None:
             return False
         values = checkpoint.load(place)
-        told = values["loop"]
-        refuse_others(json.loads(told["settings"]), self.settings.decisive(), place)
-        self.loader.load_state_dict(told["loader"])
-        self.network.load_state_dict(values["network"])
-        if isinstance(self.average, AveragedModel):
-            self.average.load_state_dict(values["average"])
-        self.optimizer.load_state_dict(values["optimizer"])
-        laid_out(self.optimizer)
-        if self.accelerator.scaler is not None:
-            self.accelerator.scaler.load_state_dict(values["scaler"])
-        self.step = told["step"]
+        try:
+            told = values["loop"]
+            refuse_others(json.loads(told["settings"]), self.settings.decisive(), place)
+            self.loader.load_state_dict(told["loader"])
+            self.network.load_state_dict(values["network"])
+            if isinstance(self.average, Average):
+                self.average.load_state_dict(values["average"])
+            self.optimizer.load_state_dict(values["optimizer"])
+            laid_out(self.optimizer)
+            if self.accelerator.scaler is not None and values["scaler"]:
+                self.accelerator.scaler.load_state_dict(values["scaler"])
+            self.step, self.seconds, self.interrupted = told["step"], told["seconds"], False
+        except (KeyError, TypeError, RuntimeError, ValueError) as error:
+            if isinstance(error, FractalStreamsError):
+                raise
+            self.interrupted = True
+            raise InvalidValueError(
+                f"{place} is of another model or optimizer ({error}): ask for what it was made with, or for another folder"
+            ) from error
         return True
-
-
-def averaged(network: nn.Module, decay: float) -> nn.Module:
-    """The network itself, or a running average of its weights, which early steps weigh less on.
-
-    The share that stays is at most (1 + n) / (10 + n) behind n steps, as in TensorFlow's ExponentialMovingAverage.
-    """
-    if decay == 0.0:
-        return network
-
-    @torch.no_grad()
-    def mean(averages: list[Tensor], weights: list[Tensor], steps: Tensor | int) -> None:
-        count = int(steps)
-        share = min(decay, (1 + count) / (10 + count))
-        if torch.is_floating_point(averages[0]):
-            torch._foreach_lerp_(averages, weights, 1.0 - share)
-        else:
-            torch._foreach_copy_(averages, weights)
-
-    return AveragedModel(network, multi_avg_fn=mean, use_buffers=True)  # type: ignore[arg-type]
 
 
 def laid_out(optimizer: Any) -> None:
@@ -339,10 +380,26 @@ def refuse_others(found: Mapping[str, Any], asked: Mapping[str, Any], place: Pat
         raise InvalidValueError(f"{place} was trained with {said}: ask for the same, or for another folder")
 
 
+def refuse_no_scalars(terms: Any) -> None:
+    """An `InvalidValueError` if this is nothing that a loss returns."""
+    found = terms if isinstance(terms, Mapping) else {}
+    forms = {
+        name: f"{tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
+        for name, value in found.items()
+    }
+    if "loss" not in forms or set(forms.values()) != {"()"}:
+        raise InvalidValueError(
+            f"a loss returns a dict of tensors of shape (), 'loss' among them, got {forms or type(terms).__name__}"
+        )
+
+
 def on_device(batch: Any, device: torch.device) -> Any:
     """A batch on the device; one that is there stays as it is."""
     if isinstance(batch, Tensor):
         return batch.to(device, non_blocking=True)
+    if isinstance(batch, Batch):
+        parts = (batch.index, batch.images, batch.labels, batch.latents)
+        return Batch(*(on_device(part, device) for part in parts))
     if isinstance(batch, Mapping):
         return {name: on_device(value, device) for name, value in batch.items()}
     if isinstance(batch, tuple | list):
