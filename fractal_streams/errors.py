@@ -53,6 +53,10 @@ class PictureError(FractalStreamsError, ValueError):
     """A stored picture, or a part of an archive or video, that can't be read or used."""
 
 
+class DivergedError(FractalStreamsError, ArithmeticError):
+    """A training whose loss is no longer a number."""
+
+
 class MissingExtraError(FractalStreamsError, ImportError):
     """An optional dependency that is not installed."""
 

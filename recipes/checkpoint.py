@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import os
 import shutil
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -32,18 +33,18 @@ def save(folder: Path, step: int, values: Mapping[str, Any]) -> Path:
         The checkpoint's folder.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    place = folder / NAME.format(step)
-    written = Path(tempfile.mkdtemp(prefix=f".{place.name}-", dir=folder))
+    place = unused(folder / NAME.format(step))
+    written = folder / f".{place.name}-{os.getpid()}"
+    shutil.rmtree(written, ignore_errors=True)
     try:
+        written.mkdir()
         plain = {}
         for name, value in values.items():
             tensors: dict[str, Tensor] = {}
-            plain[name] = packed(value, tensors, "")
+            plain[name] = packed(value, tensors, name)
             if tensors:
                 save_file(tensors, written / f"{name}.safetensors")
         (written / "values.json").write_text(json.dumps(plain))
-        if place.exists():
-            shutil.rmtree(place)
         written.rename(place)
     except BaseException:
         shutil.rmtree(written, ignore_errors=True)
@@ -52,6 +53,12 @@ def save(folder: Path, step: int, values: Mapping[str, Any]) -> Path:
         if other != place:
             shutil.rmtree(other, ignore_errors=True)
     return place
+
+
+def unused(place: Path) -> Path:
+    """The place, or the first behind it that is free: what is there stays until the new one is whole."""
+    again = (place.with_name(f"{place.name}-{number:03d}") for number in itertools.count(1))
+    return next(each for each in itertools.chain([place], again) if not each.exists())
 
 
 def latest(folder: Path) -> Path | None:
@@ -77,6 +84,15 @@ def load(place: Path, device: str | torch.device = "cpu") -> dict[str, Any]:
         ) from error
 
 
+def laid_out(optimizer: Any) -> None:
+    """Give what an optimizer keeps the layout in memory of its weights, which files do not tell."""
+    for weight, kept in optimizer.state.items():
+        for name, value in kept.items():
+            same = isinstance(value, Tensor) and value.shape == weight.shape
+            if same and value.stride() != weight.stride():
+                kept[name] = torch.empty_like(weight, dtype=value.dtype).copy_(value)
+
+
 class Tensors:
     """The tensors of a file, read when the first is asked for."""
 
@@ -97,18 +113,20 @@ def packed(value: Any, tensors: dict[str, Tensor], place: str) -> Any:
         InvalidValueError: a value of another kind; names its place.
     """
     if isinstance(value, Tensor):
-        tensors[place or "/"] = value.detach().to("cpu", copy=True).contiguous()
-        return {"tensor": place or "/"}
+        name = f"{len(tensors)}:{place}"
+        tensors[name] = value.detach().to("cpu", copy=True).contiguous()
+        return {"tensor": name}
     if isinstance(value, Mapping):
+        odd = [key for key in value if not isinstance(key, int | str)]
+        if odd:
+            raise InvalidValueError(f"a checkpoint's names are texts and numbers; {place} has {odd[0]!r}")
         return {"dict": [[key, packed(each, tensors, f"{place}/{key}")] for key, each in value.items()]}
     if isinstance(value, list | tuple):
         items = [packed(each, tensors, f"{place}/{number}") for number, each in enumerate(value)]
         return {"tuple" if isinstance(value, tuple) else "list": items}
     if value is None or isinstance(value, bool | int | float | str):
         return value
-    raise InvalidValueError(
-        f"a checkpoint holds tensors, numbers and texts; {place or '/'} is a {type(value).__name__}"
-    )
+    raise InvalidValueError(f"a checkpoint holds tensors, numbers and texts; {place} is a {type(value).__name__}")
 
 
 def unpacked(value: Any, tensors: Tensors) -> Any:

@@ -36,8 +36,8 @@ try:
     from accelerate.utils import TorchDynamoPlugin
     from fractal_streams.recipes import checkpoint
     from fractal_streams.recipes.averages import Average
-    from fractal_streams.recipes.settings import Settings, option
-    from fractal_streams.recipes.timing import Clock, Window, memory
+    from fractal_streams.recipes.settings import Settings, option, refuse_others
+    from fractal_streams.recipes.timing import Clock, Window, memory, refuse_no_scalars
     from torch import Tensor, nn
 except ImportError as error:
     raise missing_extra(str(error.name), "recipes") from None
@@ -270,7 +270,7 @@ class Loop:
         )  # fmt: skip
 
     def _refuse_divergence(self, window: Window, loss: float) -> None:
-        """A `DivergedError` that names the step; steps that a gradient scaler left out are none while it finds a scale."""
+        """A `DivergedError` that names the step; of fp16 only once the gradient's scale has nowhere to go."""
         scaler = self.accelerator.scaler
         if math.isfinite(loss) or (scaler is not None and scaler.get_scale() >= 1.0):
             return
@@ -285,10 +285,10 @@ class Loop:
     def _share_buffers(self) -> None:
         """Makes buffers, that each rank fills from its own batches, those of rank 0, whose checkpoint it is."""
         if self.accelerator.num_processes > 1:
-            for module in {self.network, self.average}:
-                for buffer in module.buffers():
-                    if buffer.device == self.accelerator.device:
-                        torch.distributed.broadcast(buffer, 0)
+            averages = self.average.buffers() if isinstance(self.average, Average) else ()
+            for buffer in (*self.network.buffers(), *averages):
+                if buffer.device == self.accelerator.device:
+                    torch.distributed.broadcast(buffer, 0)
 
     def _refuse_interrupted(self) -> None:
         if self.interrupted:
@@ -349,48 +349,18 @@ class Loop:
             if isinstance(self.average, Average):
                 self.average.load_state_dict(values["average"])
             self.optimizer.load_state_dict(values["optimizer"])
-            laid_out(self.optimizer)
+            checkpoint.laid_out(self.optimizer)
             if self.accelerator.scaler is not None and values["scaler"]:
                 self.accelerator.scaler.load_state_dict(values["scaler"])
             self.step, self.seconds, self.interrupted = told["step"], told["seconds"], False
-        except (KeyError, TypeError, RuntimeError, ValueError) as error:
+        except (AttributeError, KeyError, TypeError, RuntimeError, ValueError) as error:
             if isinstance(error, FractalStreamsError):
                 raise
             self.interrupted = True
             raise InvalidValueError(
-                f"{place} is of another model or optimizer ({error}): ask for what it was made with, or for another folder"
+                f"{place} is of another model or optimizer ({error}): ask for the same, or for another folder"
             ) from error
         return True
-
-
-def laid_out(optimizer: Any) -> None:
-    """Give what an optimizer keeps the layout in memory of its weights, which files do not tell."""
-    for weight, kept in optimizer.state.items():
-        for name, value in kept.items():
-            same = isinstance(value, Tensor) and value.shape == weight.shape
-            if same and value.stride() != weight.stride():
-                kept[name] = torch.empty_like(weight, dtype=value.dtype).copy_(value)
-
-
-def refuse_others(found: Mapping[str, Any], asked: Mapping[str, Any], place: Path) -> None:
-    """An `InvalidValueError` if a checkpoint is of other settings."""
-    names = [name for name in sorted({*found, *asked}) if found.get(name) != asked.get(name)]
-    if names:
-        said = ", ".join(f"{name}={found.get(name)!r}, not {asked.get(name)!r}" for name in names)
-        raise InvalidValueError(f"{place} was trained with {said}: ask for the same, or for another folder")
-
-
-def refuse_no_scalars(terms: Any) -> None:
-    """An `InvalidValueError` if this is nothing that a loss returns."""
-    found = terms if isinstance(terms, Mapping) else {}
-    forms = {
-        name: f"{tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
-        for name, value in found.items()
-    }
-    if "loss" not in forms or set(forms.values()) != {"()"}:
-        raise InvalidValueError(
-            f"a loss returns a dict of tensors of shape (), 'loss' among them, got {forms or type(terms).__name__}"
-        )
 
 
 def on_device(batch: Any, device: torch.device) -> Any:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import inspect
 import math
+import os
 import types
 import typing
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import MISSING, Field, dataclass, field, fields
+from numbers import Real
 from pathlib import Path
 from typing import Annotated, Any, Union
 
@@ -70,14 +72,14 @@ def decides(item: Field[Any]) -> bool:
 
 def checked(item: Field[Any], kind: Any, value: Any) -> Any:
     """The value as its field's type, else an `InvalidValueError`."""
-    if item.default is None and value is None:
+    if value is None and types.NoneType in typing.get_args(kind):
         return None
     inner, many = type_of(kind)
     if many:
         values = (
             apart(value, inner) if isinstance(value, str) else tuple(value if isinstance(value, Iterable) else [value])
         )
-        if not values:
+        if not values and item.default != ():
             raise InvalidValueError(f"{item.name} must hold at least one value, got {value!r}")
         return tuple(checked_one(item, inner, each) for each in values)
     return checked_one(item, inner, value)
@@ -102,18 +104,28 @@ def checked_one(item: Field[Any], kind: type, value: Any) -> Any:
     if kind is int:
         return whole(value, name, 0 if low is None else int(low), MOST if high is None else int(high), "")
     if kind is float:
-        right = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+        right = isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
         first, last = -math.inf if low is None else low, math.inf if high is None else high
         if not right or not first <= value <= last:
             raise InvalidValueError(f"{name} must be a finite number in [{first:g}, {last:g}], got {value!r}")
         return float(value)
     if kind is Path:
+        if not isinstance(value, str | os.PathLike) or not str(value):
+            raise InvalidValueError(f"{name} must be a path, got {value!r}")
         return Path(value)
     if limits.get("choices"):
         one_of(value, name, limits["choices"])
     elif not isinstance(value, str):
         raise InvalidValueError(f"{name} must be a text, got {value!r}")
     return value
+
+
+def refuse_others(found: Mapping[str, Any], asked: Mapping[str, Any], place: Path) -> None:
+    """An `InvalidValueError` if a checkpoint is of other settings."""
+    names = [name for name in sorted({*found, *asked}) if found.get(name) != asked.get(name)]
+    if names:
+        said = ", ".join(f"{name}={found.get(name)!r}, not {asked.get(name)!r}" for name in names)
+        raise InvalidValueError(f"{place} was trained with {said}: ask for the same, or for another folder")
 
 
 def type_of(kind: Any) -> tuple[type, bool]:

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-from fractal_streams.errors import missing_extra
+from fractal_streams.errors import InvalidValueError, missing_extra
 
 try:
     import torch
@@ -17,6 +17,10 @@ try:
     from torch import Tensor
 except ImportError as error:
     raise missing_extra(str(error.name), "recipes") from None
+
+
+BLOCK = 256
+"""Steps whose figures are folded into one tensor, and whose events are read."""
 
 
 def memory(device: torch.device) -> int:
@@ -27,23 +31,57 @@ def memory(device: torch.device) -> int:
     return unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
+def refuse_no_scalars(terms: Any) -> None:
+    """An `InvalidValueError` if this is nothing that a loss returns."""
+    found = terms if isinstance(terms, Mapping) else {}
+    forms = {
+        name: f"{tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
+        for name, value in found.items()
+    }
+    if "loss" not in forms or set(forms.values()) != {"()"}:
+        raise InvalidValueError(
+            f"a loss returns a dict of tensors of shape (), 'loss' among them, got {forms or type(terms).__name__}"
+        )
+
+
 class Window:
-    """What the loss told in the steps of a record."""
+    """What the loss told in the steps of a record, on the device until it is asked for."""
 
     def __init__(self) -> None:
-        self.told: list[Mapping[str, Tensor]] = []
+        self.names: list[str] = []
+        self.rows: list[Tensor] = []
+        self.blocks: list[Tensor] = []
         self.steps = 0
 
     def add(self, told: list[Mapping[str, Tensor]]) -> None:
-        self.told += told
+        """What each part of a step told.
+
+        Raises:
+            InvalidValueError: other names than in the step before.
+        """
+        self.names = self.names or list(told[0])
+        if odd := [list(part) for part in told if set(part) != set(self.names)]:
+            raise InvalidValueError(f"a loss tells the same names each time, got {odd[0]} behind {self.names}")
+        parts = [torch.stack([part[name].double() for name in self.names]) for part in told]
+        self.rows.append(parts[0] if len(parts) == 1 else torch.stack(parts).mean(0))
         self.steps += 1
+        if len(self.rows) == BLOCK:
+            self.blocks.append(torch.stack(self.rows))
+            self.rows = []
+
+    def told(self) -> Tensor:
+        """(steps, names) float64 of this rank."""
+        return torch.cat([*self.blocks, *([torch.stack(self.rows)] if self.rows else [])])
 
     def means(self, accelerator: Accelerator) -> dict[str, float]:
         """Means over steps, parts and ranks; waits for the device."""
-        names = list(self.told[0])
-        sums = torch.stack([torch.stack([each[name].double() for each in self.told]).mean() for name in names])
-        found = accelerator.reduce(sums, reduction="mean")
-        return dict(zip(names, found.tolist(), strict=True))
+        found = accelerator.reduce(self.told().mean(0), reduction="mean")
+        return dict(zip(self.names, found.tolist(), strict=True))
+
+    def losses(self, accelerator: Accelerator) -> list[float]:
+        """The loss of each step, the mean over ranks."""
+        own = self.told()[:, self.names.index("loss")].clone()
+        return list(accelerator.reduce(own, reduction="mean").tolist())
 
 
 class Clock:
@@ -70,6 +108,15 @@ class Clock:
         yield
         last.record()
         self.events.append((first, last))
+        if len(self.events) == 2 * BLOCK:
+            self._read_events(BLOCK)
+
+    def _read_events(self, count: int) -> None:
+        """Adds the waits of the oldest events, which the device has to have passed or is waited for."""
+        read, self.events = self.events[:count], self.events[count:]
+        if read:
+            read[-1][1].synchronize()
+            self.waited += sum(first.elapsed_time(last) for first, last in read) / 1e3
 
     def leave_out(self, seconds: float) -> None:
         """Time that was not the loop's."""
@@ -78,9 +125,7 @@ class Clock:
     def read(self) -> tuple[float, float]:
         """Seconds since the last reading, and of them those waited; the device has to be idle."""
         now = time.perf_counter()
+        self._read_events(len(self.events))
         seconds, waited = max(now - self.begun, 1e-9), self.waited
-        if self.events:
-            self.events[-1][1].synchronize()
-            waited += sum(first.elapsed_time(last) for first, last in self.events) / 1e3
-        self.begun, self.waited, self.events = now, 0.0, []
+        self.begun, self.waited = now, 0.0
         return seconds, waited

@@ -9,17 +9,16 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import Any
 
 import pytest
 
 pytest.importorskip("typer")
 
 from commands import refused, run
+from fractal_streams.recipes.settings import Settings, command, option
 
 from fractal_streams.cli_train import RECIPES, SWEEP
 from fractal_streams.errors import InvalidValueError
-from fractal_streams.recipes.settings import Settings, command, option
 
 PLACE = "fractal_streams.recipes"
 

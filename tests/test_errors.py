@@ -15,6 +15,7 @@ BUILTIN = {
     "FormulaError": TypeError, "DeviceError": RuntimeError, "ShardingError": RuntimeError,
     "VersionError": ValueError, "MissingExtraError": ImportError, "AddressError": FileNotFoundError,
     "ReadOnlyError": OSError, "PictureError": ValueError,
+    "DivergedError": ArithmeticError,
 }  # fmt: skip
 
 
