@@ -20,6 +20,8 @@ except ImportError as error:
     raise missing_extra(str(error.name), "recipes") from None
 
 COLUMNS = ("step", "samples", "loss", "rate", "images_per_second", "waiting", "memory", "seconds")
+ACROSS = 4
+"""Plots in a row of the curves."""
 
 
 class Journal:
@@ -112,8 +114,13 @@ def draw_curves(path: Path, rows: list[dict[str, Any]], title: str) -> None:
     names = [
         name for name in dict.fromkeys(name for row in rows for name in row) if name not in COLUMNS or name == "loss"
     ]
-    figure = Figure(figsize=(4.2 * len(names), 3.4), layout="constrained")
-    for axes, name in zip(figure.subplots(1, len(names), squeeze=False)[0], names, strict=True):
+    columns = min(ACROSS, len(names))
+    rows_of_plots = -(-len(names) // columns)
+    figure = Figure(figsize=(4.2 * columns, 3.4 * rows_of_plots), layout="constrained")
+    plots = figure.subplots(rows_of_plots, columns, squeeze=False).ravel()
+    for axes in plots[len(names) :]:
+        axes.remove()
+    for axes, name in zip(plots, names, strict=False):
         points = [(row["samples"], row[name]) for row in rows if name in row]
         axes.plot([x / 1e3 for x, _ in points], [y for _, y in points], marker="." if len(points) < 60 else None)
         axes.set(xlabel="samples seen, thousands", ylabel=name)

@@ -57,9 +57,10 @@ class Look:
 
     def pixels(self) -> Tensor:
         """(N, D) float32: the pictures, averaged down to at most `EDGE` pixels, as rows."""
-        size = [min(EDGE, edge) for edge in self.images.shape[-2:]]
-        small = functional.adaptive_avg_pool2d(self.images, size) if size != [*self.images.shape[-2:]] else self.images
-        return small.flatten(1)
+        height, width = self.images.shape[-2:]
+        if max(height, width) <= EDGE:
+            return self.images.flatten(1)
+        return functional.adaptive_avg_pool2d(self.images, (min(EDGE, height), min(EDGE, width))).flatten(1)
 
     def through(self, encode: Callable[[Tensor], Tensor], batch_size: int = 512) -> Tensor:
         """(N, k): features of the pictures, batch by batch."""
@@ -270,7 +271,7 @@ def draw_probes(path: Path, told: Mapping[str, Told], title: str) -> None:
     axes.set(xlim=(max(least, -0.25), 1.06), xlabel="R² of a linear probe, held-out samples", title=title)
     axes.set_yticks(range(len(groups)), groups)
     axes.axhline(len(names) - 0.5, color="0.7", linewidth=0.8)
-    axes.invert_yaxis()
+    axes.set_ylim(len(groups) - 0.5, -0.5)
     axes.grid(axis="x", alpha=0.3)
     figure.legend(loc="outside lower center", ncols=2, title="features (number of them)", fontsize=8)
     whole_file(path, lambda written: figure.savefig(written, format="png", dpi=120))

@@ -36,8 +36,13 @@ try:
     from fractal_streams.recipes.loop import Loop, LoopSettings, image_type, open_accelerator, seeded
     from fractal_streams.recipes.models.autoencoders import ARCHITECTURES, Autoencoder, Coded, autoencoder
     from fractal_streams.recipes.vae_pictures import (
-        Point, draw_rate_distortion, psnr, save_prior_samples, save_reconstructions, save_traversals,
-    )  # fmt: skip
+        Point,
+        draw_rate_distortion,
+        psnr,
+        save_prior_samples,
+        save_reconstructions,
+        save_traversals,
+    )
     from torch import Tensor, nn
 except ImportError as error:
     raise missing_extra(str(error.name), "recipes") from None
@@ -63,11 +68,9 @@ class VAESettings(LoopSettings, DataSettings):
     scale_rate: float = option(1e-2, "Of the logarithm of the deviation.", low=0.0)
     num_steps: int = option(6000, "Updates of the weights.", low=1)
     batch_size: int = option(512, "Samples of an update, of all ranks together.", low=1)
-    clip: float | None = option(None, "Largest norm of the gradient, of nats per picture.", low=0.0)
     eval_samples: int = option(4096, "Held-out samples of an evaluation.", low=1, changes_nothing=True)
-    probe_samples: int = option(16384, "Held-out samples that probes and PCA are fitted to; 0: none.", low=0,
-                                changes_nothing=True)  # fmt: skip
-    folder: Path = option(Path("outputs/vae"), "Where all is written.", changes_nothing=True)
+    probe_samples: int = option(16384, "Held-out samples that probes are fitted to.", low=0, changes_nothing=True)
+    folder: Path = option(Path("outputs/vae"), "Where all is written.", changes_nothing=True)  # noqa: RUF009
     quiet: bool = option(False, "No progress bar.", changes_nothing=True)
 
     def weight(self, step: int) -> float:
@@ -196,13 +199,15 @@ def trained(settings: VAESettings, accelerator: Accelerator) -> tuple[Loop, floa
     stream = training_stream(settings, accelerator.device, **form)
     validation = opened(settings, "validation", accelerator.device, **form)
     network = network_of(settings, stream.generate([0]).images.shape[1:]).to(accelerator.device)
-    loop = Loop(
-        network, lambda model, batch: negative_elbo(model, batch, settings.weight(loop.step)),
-        optimizer_of(network, settings, accelerator.device), stream, settings, accelerator,
-    )  # fmt: skip
+    optimizer = optimizer_of(network, settings, accelerator.device)
+
+    def loss(model: nn.Module, batch: Any) -> dict[str, Tensor]:
+        return negative_elbo(model, batch, settings.weight(loop.step))
+
+    loop: Loop = Loop(network, loss, optimizer, stream, settings, accelerator)
     loop.resume(settings.folder / "checkpoint")
-    title = f"VAE, {settings.architecture}, β = {settings.betas[0]:g}"
-    with Journal(settings.folder, loop, title=title, quiet=settings.quiet) as journal:
+    title = f"{settings.architecture} VAE, beta {settings.betas[0]:g}"
+    with Journal(settings.folder, loop, title=title, trackers=settings.trackers, quiet=settings.quiet) as journal:
         for record in loop:
             due = settings.evaluates(record.step)
             figures = tested(loop, validation, settings.eval_samples, settings.val_seed)[0] if due else {}
@@ -246,7 +251,7 @@ def looked_at(
     stream = opened(settings, "test", accelerator.device, **form)
     terms, information = tested(loop, stream, settings.eval_samples, settings.val_seed)
     told: dict[str, probe.Told] = {}
-    title = f"{settings.architecture} VAE, β = {settings.betas[0]:g}"
+    title = f"{settings.architecture} VAE, beta {settings.betas[0]:g}"
     images = next(held_out(stream, 60, 60, settings.val_seed)).images
     pixels = images.shape[-1] * images.shape[-2]
     with loop.evaluating() as model, torch.autocast(accelerator.device.type, enabled=False):
@@ -269,8 +274,9 @@ def looked_at(
     rows = read_records(folder)
     trail = [(row["test_kl"] / math.log(2) / pixels, row["test_psnr"]) for row in rows if "test_kl" in row]
     return Run(
-        beta=settings.betas[0], elbo=terms["test_elbo"], kl=terms["test_kl"], log_likelihood=terms["test_log_likelihood"],
-        psnr=terms["test_psnr"], rate=terms["test_kl"] / math.log(2) / pixels, scale=scale, trail=tuple(trail),
+        beta=settings.betas[0], elbo=terms["test_elbo"], kl=terms["test_kl"],
+        log_likelihood=terms["test_log_likelihood"], psnr=terms["test_psnr"],
+        rate=terms["test_kl"] / math.log(2) / pixels, scale=scale, trail=tuple(trail),
         active=int((information >= ACTIVE).sum()), kl_of_latents=tuple(information.tolist()), probes=told,
         steps=loop.step, images_per_second=pace, memory=max((row["memory"] for row in rows), default=0),
     )  # fmt: skip
@@ -295,8 +301,7 @@ def run(settings: VAESettings) -> Result:
         accelerator.wait_for_everyone()
     result = Result(settings=settings.decisive(), weights=weights, runs=tuple(runs))
     if accelerator.is_main_process:
-        text = json.dumps(dataclasses.asdict(result), indent=1)
-        whole_file(settings.folder / "result.json", lambda path: path.write_text(text))
+        save_result(settings.folder / "result.json", result)
         if held is not None:
             known, _, pca = held
             draw_rate_distortion(
@@ -307,6 +312,15 @@ def run(settings: VAESettings) -> Result:
             )  # fmt: skip
         print_figures(result)
     return result
+
+
+def save_result(path: Path, result: Result) -> None:
+    text = json.dumps(dataclasses.asdict(result), indent=1)
+
+    def write(written: Path) -> None:
+        written.write_text(text)
+
+    whole_file(path, write)
 
 
 def print_figures(result: Result) -> None:

@@ -20,7 +20,7 @@ except ImportError as error:
     raise missing_extra(str(error.name), "recipes") from None
 
 ARCHITECTURES = ("plain", "kl")
-FIRST_DEVIATION = 0.3
+FIRST_DEVIATION = 0.5
 """Of a pixel from its reconstruction before any training, if it is learned; pictures lie in [-1, 1]."""
 LOG_VARIANCES = (-30.0, 20.0)
 """Between which a log variance is held, as diffusers does."""
