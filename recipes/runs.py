@@ -15,8 +15,8 @@ from fractal_streams.errors import InvalidValueError, missing_extra
 try:
     from accelerate import Accelerator
     from fractal_streams.recipes.journal import read_records
-    from fractal_streams.recipes.loop import LoopSettings, refuse_others
-    from fractal_streams.recipes.settings import option
+    from fractal_streams.recipes.loop import LoopSettings
+    from fractal_streams.recipes.settings import option, refuse_others
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 except ImportError as error:
