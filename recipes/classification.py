@@ -1,21 +1,102 @@
-"""What classification recipes share: the loss, and the accuracy on held-out samples."""
+"""What classification recipes share: the settings, the loss, the test, and what a run leaves behind."""
 
 from __future__ import annotations
 
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from statistics import fmean, median
 from typing import Any
 
-from fractal_streams.recipes.data import held_out
+from fractal_streams.recipes.data import DataSettings, held_out, opened
+from fractal_streams.recipes.settings import option
 
 from fractal_streams import Stream
-from fractal_streams.errors import missing_extra
+from fractal_streams.contact_sheet import whole_file
+from fractal_streams.errors import InvalidValueError, missing_extra
 
 try:
     import torch
-    from fractal_streams.recipes.loop import Loop
+    from accelerate.utils import broadcast_object_list
+    from fractal_streams.recipes.journal import Journal
+    from fractal_streams.recipes.loop import Loop, LoopSettings, image_type, refuse_others
+    from fractal_streams.recipes.optimizers import BASE_WIDTH, OPTIMIZERS, PARAMETRIZATIONS, build_optimizer
     from torch import Tensor, nn
     from torch.nn import functional
 except ImportError as error:
     raise missing_extra(str(error.name), "recipes") from None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassifierSettings(LoopSettings, DataSettings):
+    """How a classifier is trained and tested."""
+
+    optimizer_type: str = option("adamw", "Of the weights.", choices=OPTIMIZERS)
+    lr_base: float = option(1e-3, "Highest rate of hidden and output matrices, at the base width.", low=0.0)
+    lr_embedding: float = option(1e-3, "Of what reads the picture, of biases, norms and positions.", low=0.0)
+    weight_decay: float = option(0.05, "Of matrices; a step takes the rate times this share of them.", low=0.0)
+    parametrization: str = option("mup", "How rates follow the width.", choices=PARAMETRIZATIONS)
+    base_width: int = option(BASE_WIDTH, "The width at which a rate is what it is called.", low=1)
+    clip: float | None = option(1.0, "Largest norm of the gradient.", low=0.0)
+    eval_steps: int = option(20, "Batches of an evaluation.", low=1, changes_nothing=True)
+    final_samples: int = option(10_000, "Held-out samples of the last evaluation.", low=1, changes_nothing=True)
+    trackers: tuple[str, ...] | None = option(
+        None, "Beside records.csv: tensorboard, wandb, trackio.", changes_nothing=True
+    )
+    folder: Path = option(Path("outputs/classifier"), "Where all is written.", changes_nothing=True)  # noqa: RUF009
+    quiet: bool = option(False, "No progress bar.", changes_nothing=True)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Result:
+    """What a run came to; folder/result.json holds it with the settings.
+
+    status: "trained", or "diverged" if the loss was no number; then losses and accuracies are None.
+    steps, samples: trained on. weights: of the network, how many.
+    test_accuracy, test_loss, class_accuracies: a share, nats, shares, on held-out samples; a class without one: None.
+    train_loss: mean of the last record. images_per_second: median of the records but the first.
+    waiting: mean share of the time in which the model had no batch, the first record left out.
+    memory: bytes, the most. seconds: of training, resumed runs together.
+    """
+
+    status: str
+    steps: int
+    samples: int
+    weights: int
+    test_accuracy: float | None
+    test_loss: float | None
+    class_accuracies: Sequence[float | None]
+    train_loss: float | None
+    images_per_second: float
+    waiting: float
+    memory: int
+    seconds: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Examination:
+    """loss: nats, mean. confusion: (C, C), how often class i was taken for class j."""
+
+    loss: float
+    confusion: Tensor
+
+    @property
+    def accuracy(self) -> float:
+        return float(self.confusion.trace() / self.confusion.sum())
+
+    @property
+    def class_accuracies(self) -> list[float | None]:
+        """Of each class, None where no sample was of it."""
+        right, count = self.confusion.diagonal().tolist(), self.confusion.sum(1).tolist()
+        return [each / of if of else None for each, of in zip(right, count, strict=True)]
+
+
+def optimizer_of(network: nn.Module, settings: ClassifierSettings) -> torch.optim.Optimizer:
+    """`build_optimizer` as the settings say; the network has to be on its device."""
+    names = ("lr_base", "lr_embedding", "weight_decay", "base_width", "parametrization")
+    return build_optimizer(network, settings.optimizer_type, **{name: getattr(settings, name) for name in names})
 
 
 def classification_loss(model: nn.Module, batch: Any) -> dict[str, Tensor]:
@@ -24,6 +105,25 @@ def classification_loss(model: nn.Module, batch: Any) -> dict[str, Tensor]:
     scores = model(images)
     right = (scores.argmax(1) == labels).float().mean()
     return {"loss": functional.cross_entropy(scores.float(), labels), "accuracy": right}
+
+
+def examined(loop: Loop, stream: Stream, samples: int, val_seed: int = 0, batch_size: int = 512) -> Examination:
+    """The loop's model on held-out samples, shared out over the ranks; the same on all of them.
+
+    Args:
+        stream: of the validation or test split, in the loop's form.
+    """
+    accelerator, classes = loop.accelerator, stream.num_classes
+    sums = torch.zeros(1 + classes**2, dtype=torch.float64, device=accelerator.device)
+    with loop.evaluating() as model:
+        for place, batch in enumerate(held_out(stream, samples, batch_size, val_seed)):
+            if place % accelerator.num_processes == accelerator.process_index:
+                scores, labels = model(batch.images).float(), batch.labels.long()
+                sums[0] += functional.cross_entropy(scores, labels, reduction="sum").double()
+                pairs = 1 + labels * classes + scores.argmax(1)
+                sums.scatter_add_(0, pairs, torch.ones_like(pairs, dtype=torch.float64))
+    found = accelerator.reduce(sums, reduction="sum").cpu()
+    return Examination(loss=float(found[0]) / samples, confusion=found[1:].view(classes, classes))
 
 
 def tested(loop: Loop, stream: Stream, samples: int, val_seed: int = 0, batch_size: int = 512) -> dict[str, float]:
@@ -35,14 +135,82 @@ def tested(loop: Loop, stream: Stream, samples: int, val_seed: int = 0, batch_si
     Returns:
         "test_loss", nats; "test_accuracy", a share; the same on all ranks.
     """
-    accelerator = loop.accelerator
-    sums = torch.zeros(3, dtype=torch.float64, device=accelerator.device)
-    with loop.evaluating() as model:
-        for place, batch in enumerate(held_out(stream, samples, batch_size, val_seed)):
-            if place % accelerator.num_processes == accelerator.process_index:
-                scores = model(batch.images).float()
-                right = (scores.argmax(1) == batch.labels).sum().double()
-                loss = functional.cross_entropy(scores, batch.labels, reduction="sum").double()
-                sums += torch.stack([loss, right, right.new_tensor(len(batch.labels))])
-    loss_sum, right_sum, count = accelerator.reduce(sums, reduction="sum").tolist()
-    return {"test_loss": loss_sum / count, "test_accuracy": right_sum / count}
+    found = examined(loop, stream, samples, val_seed, batch_size)
+    return {"test_loss": found.loss, "test_accuracy": found.accuracy}
+
+
+def finished(settings: ClassifierSettings, loop: Loop, journal: Journal, title: str) -> Result:
+    """The last test, its pictures, and result.json; the same on all ranks.
+
+    Writes confusion.png, and answers.png with the model's answers to held-out pictures.
+    """
+    from fractal_streams.recipes.classification_pictures import draw_confusion, save_answers
+
+    accelerator, found = loop.accelerator, None
+    rows = journal.rows
+    diverged = broadcast_object_list([bool(rows) and not math.isfinite(rows[-1]["loss"])])[0]
+    if not diverged:
+        stream = opened(settings, "test", accelerator.device, image_type(accelerator))
+        found = examined(loop, stream, settings.final_samples, settings.val_seed)
+    result = None
+    if accelerator.is_main_process:
+        if not rows:
+            raise InvalidValueError(f"{settings.folder / 'records.csv'} is missing: remove the folder to train anew")
+        warm = rows[1:] or rows
+        result = Result(
+            status="diverged" if diverged else "trained", steps=loop.step, samples=loop.step * settings.batch_size,
+            weights=sum(weight.numel() for weight in loop.network.parameters()),
+            test_accuracy=found.accuracy if found else None, test_loss=found.loss if found else None,
+            class_accuracies=tuple(found.class_accuracies) if found else (),
+            train_loss=None if diverged else rows[-1]["loss"],
+            images_per_second=median(row["images_per_second"] for row in warm),
+            waiting=fmean(row["waiting"] for row in warm), memory=max(row["memory"] for row in rows),
+            seconds=seconds_of(rows),
+        )  # fmt: skip
+        if found is not None:
+            draw_confusion(settings.folder / "confusion.png", found.confusion, title)
+            with loop.evaluating() as model:
+                save_answers(settings.folder / "answers.png", model, stream, settings, title)
+        write_json(settings.folder / "result.json", {**asdict(result), "settings": settings.decisive()})
+    (result,) = broadcast_object_list([result])
+    return result
+
+
+def read_result(folder: Path, settings: ClassifierSettings) -> Result | None:
+    """The result of a run that is done; None of one that is not.
+
+    Raises:
+        InvalidValueError: of other settings, or damaged.
+    """
+    path = folder / "result.json"
+    if not path.is_file():
+        return None
+    try:
+        told = json.loads(path.read_text())
+        result = Result(**{item.name: told[item.name] for item in fields(Result)})
+        trained = told["settings"]
+    except (ValueError, KeyError, TypeError):
+        raise InvalidValueError(f"{path} can't be read: remove {folder} to train that run anew") from None
+    refuse_others(trained, json.loads(json.dumps(settings.decisive())), folder)
+    return result
+
+
+def write_json(path: Path, values: Any) -> None:
+    """Write a file that is there whole or not at all."""
+    text = json.dumps(values, indent=1)
+
+    def write(written: Path) -> None:
+        written.write_text(text)
+
+    whole_file(path, write)
+
+
+def seconds_of(rows: Sequence[dict[str, Any]]) -> float:
+    """Of training, from records whose clock begins anew when a run is resumed.
+
+    Example:
+        >>> seconds_of([{"seconds": 2.0}, {"seconds": 5.0}, {"seconds": 1.0}])
+        6.0
+    """
+    before = [0.0, *(row["seconds"] for row in rows)]
+    return sum(now - last if now >= last else now for last, now in zip(before, before[1:], strict=False))
