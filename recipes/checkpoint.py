@@ -84,15 +84,6 @@ def load(place: Path, device: str | torch.device = "cpu") -> dict[str, Any]:
         ) from error
 
 
-def laid_out(optimizer: Any) -> None:
-    """Give what an optimizer keeps the layout in memory of its weights, which files do not tell."""
-    for weight, kept in optimizer.state.items():
-        for name, value in kept.items():
-            same = isinstance(value, Tensor) and value.shape == weight.shape
-            if same and value.stride() != weight.stride():
-                kept[name] = torch.empty_like(weight, dtype=value.dtype).copy_(value)
-
-
 class Tensors:
     """The tensors of a file, read when the first is asked for."""
 
@@ -114,8 +105,9 @@ def packed(value: Any, tensors: dict[str, Tensor], place: str) -> Any:
     """
     if isinstance(value, Tensor):
         name = f"{len(tensors)}:{place}"
-        tensors[name] = value.detach().to("cpu", copy=True).contiguous()
-        return {"tensor": name}
+        copy = value.detach().to("cpu", copy=True)
+        tensors[name] = copy.contiguous()
+        return {"tensor": [name, *copy.stride()]}  # sums over other strides round otherwise
     if isinstance(value, Mapping):
         odd = [key for key in value if not isinstance(key, int | str)]
         if odd:
@@ -135,7 +127,11 @@ def unpacked(value: Any, tensors: Tensors) -> Any:
         return value
     ((kind, inner),) = value.items()
     if kind == "tensor":
-        return tensors[inner]
+        name, *strides = inner
+        found = tensors[name]
+        if found.stride() == tuple(strides):
+            return found
+        return torch.empty_strided(found.shape, strides, dtype=found.dtype, device=found.device).copy_(found)
     if kind == "dict":
         return {key: unpacked(each, tensors) for key, each in inner}
     items = [unpacked(each, tensors) for each in inner]

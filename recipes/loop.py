@@ -349,7 +349,6 @@ class Loop:
             if isinstance(self.average, Average):
                 self.average.load_state_dict(values["average"])
             self.optimizer.load_state_dict(values["optimizer"])
-            checkpoint.laid_out(self.optimizer)
             if self.accelerator.scaler is not None and values["scaler"]:
                 self.accelerator.scaler.load_state_dict(values["scaler"])
             self.step, self.seconds, self.interrupted = told["step"], told["seconds"], False
