@@ -19,7 +19,7 @@ import numpy as np
 from fractal_streams.recipes.data import BLOCK, DataSettings, held_out, opened, training_stream
 from fractal_streams.recipes.settings import command, option
 
-from fractal_streams import Stream
+from fractal_streams import Batch, Stream
 from fractal_streams.contact_sheet import contact_sheet, save_png, whole_file
 from fractal_streams.errors import InvalidValueError, missing_extra
 from fractal_streams.normalisation import channel_statistics
@@ -27,12 +27,22 @@ from fractal_streams.normalisation import channel_statistics
 try:
     import torch
     from accelerate import Accelerator
-    from fractal_streams.recipes import checkpoint
+    from accelerate.utils import broadcast_object_list
+    from fractal_streams.recipes import checkpoint, vit
     from fractal_streams.recipes.distance import Distance, Features, distance, features_of, levels
     from fractal_streams.recipes.journal import Journal, read_records
     from fractal_streams.recipes.loop import Loop, LoopSettings, image_type, open_accelerator, seed_named, seeded
     from fractal_streams.recipes.models.denoisers import DENOISERS, SIZES, Denoiser
-    from fractal_streams.recipes.sampling import BETAS, PREDICTIONS, SAMPLERS, Schedule, blocks, noise_schedule, sample
+    from fractal_streams.recipes.sampling import (
+        BETAS,
+        PREDICTIONS,
+        SAMPLERS,
+        Schedule,
+        blocks,
+        noise_schedule,
+        sample,
+        solver_of,
+    )
     from rich.console import Console
     from rich.progress import track
     from torch import Tensor, nn
@@ -42,6 +52,8 @@ except ImportError as error:
 
 SIGNED = {"mean": 0.5, "std": 0.5}
 """The form of pictures here: levels in [-1, 1]."""
+VITS = {"tiny": (32, 2, 2), "small": (256, 6, 8), "base": (256, 6, 8)}
+"""Size of the denoiser to (width, depth, heads) of the ViT for its features."""
 ROWS = 10
 """Classes of a sheet; of more, pictures are shown as they come."""
 
@@ -77,7 +89,7 @@ class DiffusionSettings(LoopSettings, DataSettings):
         5000, "Pictures drawn, and twice as many real ones, for the distance; 0 for none.", changes_nothing=True
     )
     vit: Path | None = option(None, "Folder of a trained ViT; else one is trained.", changes_nothing=True)  # noqa: RUF009
-    vit_steps: int = option(1000, "Updates of that ViT.", low=1, changes_nothing=True)
+    vit_steps: int = option(2000, "Updates of that ViT.", low=1, changes_nothing=True)
     sample_only: Path | None = option(None, "Only draw, from the run in this folder.", changes_nothing=True)  # noqa: RUF009
     folder: Path = option(Path("outputs/diffusion"), "Where all is written.", changes_nothing=True)  # noqa: RUF009
     quiet: bool = option(False, "No progress bars.", changes_nothing=True)
@@ -85,7 +97,7 @@ class DiffusionSettings(LoopSettings, DataSettings):
 
 @dataclass(frozen=True, kw_only=True)
 class Drawn:
-    """Pictures drawn with a guidance: their distance from real ones, and how many a second were drawn."""
+    """Pictures drawn with a guidance, and their distance from real ones."""
 
     guidance: float
     distance: Distance
@@ -154,54 +166,99 @@ def tested(loop: Loop, schedule: Schedule, stream: Stream, samples: int, val_see
     return {"test_loss": float(accelerator.reduce(total, reduction="sum")) / samples}
 
 
+@dataclass(frozen=True, kw_only=True)
+class Studio:
+    """Where pictures are drawn. size: pixels of a side."""
+
+    settings: DiffusionSettings
+    accelerator: Accelerator
+    size: int
+
+    def draw(self, model: Denoiser, labels: Tensor, guidance: float | None = None, title: str = "") -> Tensor:
+        """(N, 3, size, size) uint8 pictures of (N,) labels, shared out over the ranks; the same on all of them.
+
+        Args:
+            guidance: the settings' first without it. title: of a progress bar.
+        """
+        settings, accelerator, schedule = self.settings, self.accelerator, schedule_of(self.settings)
+        weight = settings.guidance[0] if guidance is None else guidance
+        pictures = torch.zeros(len(labels), 3, self.size, self.size, dtype=torch.uint8, device=labels.device)
+        own = blocks(len(labels), settings.sampler_batch_size, accelerator.process_index, accelerator.num_processes)
+        silent = settings.quiet or not title or not accelerator.is_main_process
+        for numbers in track(list(own), title, console=Console(stderr=True), disable=silent):
+            here = slice(numbers.start, numbers.stop)
+            pictures[here] = levels(sample(
+                model, schedule, labels[here], image_size=self.size, sampler=settings.sampler,
+                steps=settings.sampler_steps, guidance=weight, seed=settings.seed, numbers=numbers,
+            ))  # fmt: skip
+        whole: Tensor = accelerator.reduce(pictures, reduction="sum")
+        return whole
+
+    def real(self, split: str) -> Stream:
+        """The stream's pictures as uint8 levels."""
+        return opened(self.settings, split, self.accelerator.device, "uint8", mean=0.0, std=1.0)
+
+
 def run(settings: DiffusionSettings) -> Result:
-    """Train, show what is drawn on the way, measure what is drawn at the end; goes on where it was stopped."""
-    folder = settings.folder
+    """Train, show what is drawn on the way, measure what is drawn at the end; goes on where it was stopped.
+
+    Raises:
+        InvalidValueError: pictures that the network can't take, a sampler's steps, or a folder with another run.
+        DeviceError: a GPU was asked for that is not there.
+    """
     knows = features(settings) if settings.distance_samples else None
     accelerator = open_accelerator(settings)
     form = {"device": accelerator.device, "dtype": image_type(accelerator), **SIGNED}
-    stream, validation = training_stream(settings, **form), opened(settings, "validation", **form)
-    model, schedule = denoiser(settings, stream), schedule_of(settings)
+    stream, held = training_stream(settings, **form), opened(settings, "validation", **form)
+    schedule = schedule_of(settings)
+    solver_of(settings.sampler, schedule, settings.sampler_steps)  # else refused behind the first thousand steps
+    model = denoiser(settings, stream)
     if accelerator.device.type == "cuda":
         model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimizer = torch.optim.AdamW(model.parameters(), lr=settings.lr, betas=(0.9, 0.99), weight_decay=0.0)
     loss = DenoisingLoss(schedule=schedule, none=model.none, unlabelled=settings.unlabelled)
     loop = Loop(model, loss, optimizer, stream, settings, accelerator)
-    loop.resume(folder / "checkpoint")
-    sheet = chosen(validation, settings)
-    labels = torch.from_numpy(np.asarray(validation.labels(sheet))).to(accelerator.device)
-    with Journal(folder, loop, title="diffusion", trackers=settings.trackers, quiet=settings.quiet) as journal:
+    loop.resume(settings.folder / "checkpoint")
+
+    studio = Studio(settings=settings, accelerator=accelerator, size=picture_size(stream))
+    shown = studio.real("validation").generate(chosen(held, settings)).torch()
+    trackers, quiet = settings.trackers, settings.quiet
+    with Journal(settings.folder, loop, title="diffusion", trackers=trackers, quiet=quiet) as journal:
         for record in loop:
             figures = {}
             if settings.evaluates(record.step):
-                figures = tested(loop, schedule, validation, settings.test_samples, settings.val_seed)
+                figures = tested(loop, schedule, held, settings.test_samples, settings.val_seed)
                 with loop.evaluating() as average:
-                    pictures = drawn(average, schedule, labels, settings, accelerator)
-                place = folder / "samples" / f"step-{record.step:09d}.png"
-                save_sheet(place, pictures, f"step {record.step:,}", settings, accelerator)
+                    pictures = studio.draw(average, shown.labels)
+                if accelerator.is_main_process:
+                    sheet = contact_sheet(pictures.cpu(), title=f"step {record.step:,}", columns=settings.columns)
+                    save(settings.folder / "samples" / f"step-{record.step:09d}.png", sheet)
             journal.write(record, figures)
             if settings.saves(record.step):
-                loop.save(folder / "checkpoint")
-    return finished(loop, schedule, settings, knows, sheet)
+                loop.save(settings.folder / "checkpoint")
+    test_loss = tested(loop, schedule, held, settings.test_samples, settings.val_seed)["test_loss"]
+    return finished(loop, studio, shown, knows, test_loss)
 
 
-def finished(
-    loop: Loop, schedule: Schedule, settings: DiffusionSettings, knows: Features | None, sheet: list[int]
-) -> Result:
-    """Real and drawn pictures side by side, and their distances."""
-    accelerator, folder = loop.accelerator, settings.folder
-    validation = opened(settings, "validation", accelerator.device, image_type(accelerator), **SIGNED)
-    test_loss = tested(loop, schedule, validation, settings.test_samples, settings.val_seed)["test_loss"]
-    real = opened(settings, "validation", accelerator.device, "uint8", mean=0.0, std=1.0).generate(sheet).torch()
+def finished(loop: Loop, studio: Studio, shown: Batch, knows: Features | None, test_loss: float) -> Result:
+    """Real and drawn pictures side by side, their distances, and result.json."""
+    accelerator, folder = loop.accelerator, studio.settings.folder
     with loop.evaluating() as model:
-        pictures = drawn(model, schedule, real.labels, settings, accelerator)
-        save_pair(folder / "real_and_generated.png", real.images, pictures, settings, accelerator)
-        found = distances(model, schedule, settings, accelerator, knows) if knows else (None, ())
-    rows = read_records(folder) if accelerator.is_main_process else []
+        pictures = studio.draw(model, shown.labels)
+        halves, rows = distances(model, studio, knows) if knows else (None, ())
+    if accelerator.is_main_process:
+        sheets = [
+            contact_sheet(each.cpu(), title=title, columns=studio.settings.columns)
+            for each, title in ((shown.images, "real"), (pictures, "generated"))
+        ]
+        save(folder / "real_and_generated.png", np.concatenate(sheets, axis=1))
+    (records,) = broadcast_object_list([read_records(folder) if accelerator.is_main_process else []])
+    if not records:
+        raise InvalidValueError(f"{folder / 'records.csv'} is missing: remove the folder to train anew")
     result = Result(
         steps=loop.step, weights=sum(each.numel() for each in loop.network.parameters()), test_loss=test_loss,
-        images_per_second=statistics.median(row["images_per_second"] for row in rows) if rows else 0.0,
-        memory=max((row["memory"] for row in rows), default=0), seconds=loop.seconds, halves=found[0], drawn=found[1],
+        images_per_second=statistics.median(row["images_per_second"] for row in records),
+        memory=max(row["memory"] for row in records), seconds=loop.seconds, halves=halves, drawn=rows,
     )  # fmt: skip
     if accelerator.is_main_process:
         text = json.dumps(asdict(result), indent=2)
@@ -210,56 +267,33 @@ def finished(
     return result
 
 
-def distances(
-    model: Denoiser, schedule: Schedule, settings: DiffusionSettings, accelerator: Accelerator, knows: Features
-) -> tuple[Distance, tuple[Drawn, ...]]:
+def distances(model: Denoiser, studio: Studio, knows: Features) -> tuple[Distance, tuple[Drawn, ...]]:
     """The distance of two halves of held-out pictures, and of the first from pictures drawn of the second's classes."""
+    settings = studio.settings
     count, form = settings.distance_samples, channel_statistics(settings.preset)
-    test = opened(settings, "test", accelerator.device, "uint8", mean=0.0, std=1.0)
-    batches = list(held_out(test, 2 * count, 1000, settings.val_seed))
+    batches = list(held_out(studio.real("test"), 2 * count, 1000, settings.val_seed))
     labels = torch.cat([batch.labels for batch in batches])[count:]
     real = features_of(torch.cat([batch.images for batch in batches]), knows, *form)
     halves, rows = distance(real[:count], real[count:]), []
     for guidance in settings.guidance:
-        pictures = drawn(model, schedule, labels, settings, accelerator, guidance, f"guidance {guidance:g}")
+        pictures = studio.draw(model, labels, guidance, f"guidance {guidance:g}")
         rows.append(Drawn(guidance=guidance, distance=distance(real[:count], features_of(pictures, knows, *form))))
     return halves, tuple(rows)
 
 
-def drawn(
-    model: Denoiser, schedule: Schedule, labels: Tensor, settings: DiffusionSettings, accelerator: Accelerator,
-    guidance: float | None = None, title: str = "",
-) -> Tensor:  # fmt: skip
-    """(N, 3, H, W) uint8 pictures of (N,) labels, shared out over the ranks; number k always of the same noise."""
-    size = picture_size(opened(settings, "validation", "cpu"))
-    pictures = torch.zeros(len(labels), 3, size, size, dtype=torch.uint8, device=labels.device)
-    shares = list(
-        blocks(len(labels), settings.sampler_batch_size, accelerator.process_index, accelerator.num_processes)
-    )
-    silent = settings.quiet or not title or not accelerator.is_main_process
-    for numbers in track(shares, title, console=Console(stderr=True), disable=silent):
-        here = slice(numbers.start, numbers.stop)
-        pictures[here] = levels(sample(
-            model, schedule, labels[here], image_size=size, sampler=settings.sampler, steps=settings.sampler_steps,
-            guidance=settings.guidance[0] if guidance is None else guidance, seed=settings.seed, numbers=numbers,
-        ))  # fmt: skip
-    whole: Tensor = accelerator.reduce(pictures, reduction="sum")
-    return whole
-
-
 def features(settings: DiffusionSettings) -> Features:
     """What a ViT knows of pictures; without a folder of one, one is trained on the same classes first."""
-    from fractal_streams.recipes import vit
-
-    accelerator = open_accelerator(settings)
-    folder = settings.vit
+    folder, device = settings.vit, open_accelerator(settings).device
     if folder is None:
         folder = settings.folder / "vit"
-        names = ("preset", "num_classes", "image_size", "max_iter", "data_seed", "seed", "device", "precision", "quiet")
-        vit.run(vit.VitSettings(
-            **{name: getattr(settings, name) for name in names}, num_steps=settings.vit_steps, folder=folder,
+        size = picture_size(opened(settings, "train", device))
+        width, depth, heads = VITS[settings.size]
+        same = ("preset", "num_classes", "max_iter", "data_seed", "batch_size", "seed", "device", "precision", "quiet")
+        vit.run(vit.ViTSettings(
+            **{name: getattr(settings, name) for name in same}, num_steps=settings.vit_steps, image_size=size,
+            patch_size=2 if size % 8 else size // 8, embed_dim=width, depth=depth, num_heads=heads, folder=folder,
         ))  # fmt: skip
-    known: Features = vit.load_features(folder, accelerator.device)
+    known: Features = vit.load_features(folder, device)
     return known
 
 
@@ -300,23 +334,9 @@ def chosen(stream: Stream, settings: DiffusionSettings) -> list[int]:
     ]
 
 
-def save_sheet(path: Path, pictures: Tensor, title: str, settings: DiffusionSettings, accelerator: Accelerator) -> None:
-    """A row of pictures for each class."""
-    if accelerator.is_main_process:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        save_png(path, contact_sheet(pictures.cpu().numpy(), title=title, columns=settings.columns))
-
-
-def save_pair(
-    path: Path, real: Tensor, pictures: Tensor, settings: DiffusionSettings, accelerator: Accelerator
-) -> None:
-    """Real pictures and drawn ones of the same classes, side by side."""
-    if accelerator.is_main_process:
-        sheets = [
-            contact_sheet(each.cpu().numpy(), title=title, columns=settings.columns)
-            for each, title in ((real, "real"), (pictures, "generated"))
-        ]
-        save_png(path, np.concatenate(sheets, axis=1))
+def save(path: Path, sheet: Any) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_png(path, sheet)
 
 
 def trained(folder: Path, device: str | torch.device = "cpu") -> tuple[Denoiser, DiffusionSettings]:
@@ -327,36 +347,39 @@ def trained(folder: Path, device: str | torch.device = "cpu") -> tuple[Denoiser,
     """
     place = checkpoint.latest(folder / "checkpoint")
     if place is None:
-        raise InvalidValueError(f"{folder} holds no trained run: train one there first")
+        raise InvalidValueError(f"{folder} holds no trained diffusion model: train one there first")
     values = checkpoint.load(place)
     settings = DiffusionSettings(**json.loads(values["loop"]["settings"]))
-    model = denoiser(settings, opened(settings, "validation", "cpu"))
+    model = denoiser(settings, opened(settings, "validation", device))
     average = {name.removeprefix("module."): value for name, value in values["average"].items() if "." in name}
     model.load_state_dict(average or values["network"])
     return model.to(device).eval(), settings
 
 
 def sampled(settings: DiffusionSettings) -> Tensor:
-    """Draw a sheet from a trained run, samples.png in `settings.folder`, and samples.npz with its pictures and labels.
+    """Draw from a trained run: samples.png in `settings.folder`, and samples.npz with the pictures and labels.
+
+    Returns:
+        (N, 3, H, W) uint8.
 
     Raises:
         InvalidValueError: no trained run in `settings.sample_only`.
     """
     accelerator = open_accelerator(settings)
     model, known = trained(settings.sample_only or settings.folder, accelerator.device)
-    stream = opened(known, "validation", "cpu")
-    classes = torch.arange(min(ROWS, stream.num_classes), device=accelerator.device)
-    labels = classes.repeat_interleave(settings.columns)
-    how = ("sampler", "sampler_steps", "guidance", "sampler_batch_size", "columns", "seed", "quiet", "device")
+    stream = opened(known, "validation", accelerator.device)
+    labels = torch.arange(min(ROWS, model.num_classes), device=accelerator.device).repeat_interleave(settings.columns)
+    how = ("sampler", "sampler_steps", "guidance", "sampler_batch_size", "seed", "quiet")
     asked = DiffusionSettings(**{**known.decisive(), **{name: getattr(settings, name) for name in how}})
+    studio = Studio(settings=asked, accelerator=accelerator, size=picture_size(stream))
     with torch.no_grad(), accelerator.autocast():
-        pictures = drawn(model, schedule_of(known), labels, asked, accelerator, title="samples")
-    title = f"{asked.sampler}, {asked.sampler_steps} steps, guidance {asked.guidance[0]:g}"
-    save_sheet(settings.folder / "samples.png", pictures, title, asked, accelerator)
+        pictures = studio.draw(model, labels, title="samples")
     if accelerator.is_main_process:
-        images, classes_of = pictures.cpu().numpy(), labels.cpu().numpy()
+        title = f"{asked.sampler}, {asked.sampler_steps} steps, guidance {asked.guidance[0]:g}"
+        images, classes = pictures.cpu().numpy(), labels.cpu().numpy()
+        save(settings.folder / "samples.png", contact_sheet(images, title=title, columns=settings.columns))
         path = settings.folder / "samples.npz"
-        whole_file(path, lambda place: np.savez_compressed(place, images=images, labels=classes_of))
+        whole_file(path, lambda place: np.savez_compressed(place, images=images, labels=classes))
     return pictures
 
 

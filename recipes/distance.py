@@ -134,7 +134,8 @@ def features_of(
         mean, std: of the channels, levels in [0, 1]: the form in which the network knows pictures.
     """
     centre, spread = (torch.tensor(each, device=pictures.device).reshape(3, 1, 1) for each in (mean, std))
-    found = [network((part.float() / 255.0 - centre) / spread).double() for part in pictures.split(batch_size)]
+    with torch.autocast(pictures.device.type, enabled=False):
+        found = [network((part.float() / 255.0 - centre) / spread).double() for part in pictures.split(batch_size)]
     return torch.cat(found)
 
 
