@@ -17,6 +17,8 @@ from fractal_streams.errors import missing_extra
 try:
     import matplotlib
     from matplotlib.figure import Figure
+    from matplotlib.ticker import LogFormatter
+    from rich.box import SIMPLE
     from rich.console import Console
     from rich.table import Table
 except ImportError as error:
@@ -123,8 +125,12 @@ def table(curves: Sequence[Curve], margin: float) -> list[Row]:
 
 
 def show_table(rows: Sequence[Row], margin: float) -> None:
-    shown = Table(title=f"test loss in nats; a line leaves the endless one where it stays more than {margin:.0%} above")
-    titles = ("samples", "epochs", "best loss", "at samples", "last loss", "on seen", "accuracy", "leaves at", "epochs")
+    shown = Table(
+        title="test loss, nats: the best and where, the last, that on seen samples, and where a line stays more than "
+        f"{margin:.0%} above the endless one",
+        box=SIMPLE, padding=(0, 1, 0, 0),
+    )  # fmt: skip
+    titles = ("samples", "epochs", "best", "at", "last", "seen", "right", "leaves at", "epochs")
     for title in titles:
         shown.add_column(title, justify="right", no_wrap=True)
     for row in rows:
@@ -160,7 +166,9 @@ def draw_crossover(path: Path, curves: Sequence[Curve], rows: Sequence[Row], tit
     left.plot([], [], "o", color="0.4", label="lowest, rises behind it")
     left.plot([], [], "|", color="0.4", markersize=12, markeredgewidth=2.0, label="leaves the endless line")
     left.set(xscale="log", yscale="log", xlabel="samples seen", ylabel="test loss, nats")
-    right.set(xscale="log", xlabel="samples seen", ylabel="test accuracy", ylim=(0.0, 1.0))
+    left.yaxis.set_major_formatter(LogFormatter(minor_thresholds=(3, 1.5)))
+    left.yaxis.set_minor_formatter(LogFormatter(minor_thresholds=(3, 1.5)))
+    right.set(xscale="log", xlabel="samples seen", ylabel="test accuracy", ylim=(0.0, None))
     right.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
     left.legend(fontsize=8.5, framealpha=0.9)
     for axes in (left, right):

@@ -9,7 +9,7 @@ Claim: see recipes/README.md for the crossover of each N, with the hardware and 
 The experiment of P. Nakkiran, B. Neyshabur, H. Sedghi, "The Deep Bootstrap Framework", arXiv:2010.08127: there a real
 world that repeats 50,000 samples, and an ideal one that never does. Every line has the same rates, fixed beforehand;
 none is stopped early. The rate is constant behind its warm-up, and what is tested is a running average of the weights:
-so a curve at n samples is also what a run of n samples gives, and lines can be compared anywhere.
+so a curve at n samples is about what a run of n samples gives, and lines can be compared anywhere.
 """
 
 from __future__ import annotations
@@ -24,7 +24,6 @@ from typing import Any
 import numpy as np
 
 from fractal_streams import FiniteStream, Stream
-from fractal_streams.contact_sheet import whole_file
 from fractal_streams.errors import InvalidValueError, missing_extra
 
 try:
@@ -36,7 +35,7 @@ try:
     from fractal_streams.recipes.journal import Journal
     from fractal_streams.recipes.loop import Loop, image_type, open_accelerator, seeded
     from fractal_streams.recipes.models.classifiers import vision_transformer
-    from fractal_streams.recipes.runs import CurveSettings, Run, Tell, all_finished
+    from fractal_streams.recipes.runs import CurveSettings, Run, Tell, all_finished, save_text
     from fractal_streams.recipes.settings import command, option
     from torch import Tensor, nn
 except ImportError as error:
@@ -52,6 +51,7 @@ class FiniteVsEndlessSettings(CurveSettings, DataSettings):
     sizes: tuple[int, ...] = option(
         (1_000, 10_000, 50_000, 1_000_000), "Samples of each finite set.", low=1, changes_nothing=True
     )
+    seed: int = option(0, "Names the weights, the orders of finite sets, and all that a step draws.")
     seeds: tuple[int, ...] | None = option(None, "Of several runs of each line, in place of one.", changes_nothing=True)
     test_samples: int = option(10_000, "Held-out samples to test on.", low=1)
     margin: float = option(0.01, "Share of the endless test loss by which a line has left it.", changes_nothing=True)
@@ -67,8 +67,9 @@ class FiniteVsEndlessSettings(CurveSettings, DataSettings):
     batch_size: int = option(512, "Samples of an update, of all ranks together.", low=1)
     schedule: str = option("constant", "Of the rate behind the warm-up.", choices=("cosine", "constant"))
     ema: float = option(0.995, "Share of the average of weights that stays in a step.", low=0.0, high=1.0)
+    checkpoint_every: int = option(2000, "Steps from one checkpoint to the next.", low=1, changes_nothing=True)
     record_every: int = option(100, "Steps from one record to the next.", low=1, changes_nothing=True)
-    folder: Path = option(Path("outputs/finite_vs_endless"), "Where everything goes.", changes_nothing=True)
+    folder: Path = option(Path("outputs/finite_vs_endless"), "Where everything goes.", changes_nothing=True)  # noqa: RUF009
     quiet: bool = option(False, "No progress bars and no table.", changes_nothing=True)
 
     def __post_init__(self) -> None:
@@ -179,7 +180,7 @@ def report(settings: FiniteVsEndlessSettings, result: FiniteVsEndless) -> None:
     """result.json, crossover.png, and the table on the terminal."""
     told = {"settings": settings.decisive(), **asdict(result)}
     text = json.dumps(told, indent=1, default=lambda value: np.asarray(value).tolist())
-    whole_file(settings.folder / "result.json", lambda path: path.write_text(text) and None)
+    save_text(settings.folder / "result.json", text)
     title = (
         f"{settings.model}, {result.weights / 1e6:.2g} M weights, {settings.preset}, batches of {settings.batch_size}"
         f"{', with flips' if settings.augment else ', no augmentation'}"

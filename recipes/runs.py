@@ -13,6 +13,7 @@ from fractal_streams.contact_sheet import whole_file
 from fractal_streams.errors import InvalidValueError, missing_extra
 
 try:
+    import torch
     from accelerate import Accelerator
     from fractal_streams.recipes.journal import read_records
     from fractal_streams.recipes.loop import LoopSettings
@@ -97,15 +98,27 @@ def all_finished(folder: Path, runs: Sequence[Run], accelerator: Accelerator, *,
             bars.start_task(task)
             if read_facts(place, run) is None:
                 place.mkdir(parents=True, exist_ok=True)
+                torch.compiler.reset()  # what was compiled is another model's
                 facts = run.train(place, lambda step, note: bars.update(task, completed=step, note=note))
                 if accelerator.is_main_process:
                     text = json.dumps({"settings": run.decisive, "facts": facts}, indent=1)
-                    whole_file(place / "run.json", lambda path: path.write_text(text) and None)
+                    save_text(place / "run.json", text)
                 accelerator.wait_for_everyone()
             else:
                 bars.update(task, completed=run.steps, note="was done")
             bars.stop_task(task)
-    return [Finished(rows=read_records(folder / run.name), facts=read_facts(folder / run.name, run) or {}) for run in runs]
+    return [
+        Finished(rows=read_records(folder / run.name), facts=read_facts(folder / run.name, run) or {}) for run in runs
+    ]
+
+
+def save_text(path: Path, text: str) -> None:
+    """Write a file whole or not at all."""
+
+    def write(place: Path) -> None:
+        place.write_text(text)
+
+    whole_file(path, write)
 
 
 def read_facts(place: Path, run: Run) -> dict[str, Any] | None:

@@ -63,7 +63,7 @@ class Fit:
             factor * (np.asarray(x, np.float64) / unit) ** -exponent
             for x, unit, factor, exponent in zip(xs, self.units, self.factors, self.exponents, strict=True)
         ]
-        total: Floats = self.floor + sum(powers)
+        total: Floats = np.sum(np.broadcast_arrays(self.floor, *powers), axis=0)
         return total
 
     def values(self) -> dict[str, float]:
@@ -185,13 +185,13 @@ def solved(logs: Floats, loss: Floats, exponents: Floats) -> tuple[Floats, Float
     found, least = np.zeros((len(exponents), width)), np.full(len(exponents), math.inf)
     for count in range(1, width + 1):
         for chosen in itertools.combinations(range(width), count):
-            part = np.ix_(range(len(exponents)), chosen, chosen)
+            part = np.array(chosen)
             ridge = 1e-13 * np.eye(count)  # columns may be parallel where an exponent is near 0
-            some = np.linalg.solve(gram[part] + ridge, right[:, chosen, None])[..., 0]
-            told = np.einsum("kc,kcn->kn", some, columns[:, chosen]) - 1.0
+            some = np.linalg.solve(gram[:, part[:, None], part] + ridge, right[:, part, None])[..., 0]
+            told = np.einsum("kc,kcn->kn", some, columns[:, part]) - 1.0
             squares = np.where((some >= 0).all(1), (told**2).sum(1), math.inf)
             better = squares < least
             found[better] = 0.0
-            found[np.ix_(better, chosen)] = some[better]
+            found[np.flatnonzero(better)[:, None], part] = some[better]
             least = np.where(better, squares, least)
     return found / sizes, least
