@@ -42,6 +42,7 @@ PRESETS: dict[str, Any] = {
     "fractal-10": StreamSpec(formulas="polynomial_power", num_classes=10, priors=LIVELY),
     "fractal-100": StreamSpec(formulas="polynomial_power", num_classes=100, priors=LIVELY),
     "fractal-1k": StreamSpec(formulas="polynomial_power", num_classes=1000, height=224, width=224, priors=LIVELY),
+    "fractal-10k": StreamSpec(formulas="polynomial_power", num_classes=10_000, priors=LIVELY),
     "fractal-mnist": StreamSpec(formulas="polynomial_power", num_classes=10, height=28, width=28, priors=LIVELY),
     "fractal-families": StreamSpec(
         formulas=CATALOGUE,
