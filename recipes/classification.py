@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -20,6 +19,7 @@ from fractal_streams.errors import InvalidValueError, missing_extra
 try:
     import torch
     from accelerate.utils import broadcast_object_list
+    from fractal_streams.recipes.classification_pictures import draw_confusion, save_answers
     from fractal_streams.recipes.journal import Journal
     from fractal_streams.recipes.loop import Loop, LoopSettings, image_type, refuse_others
     from fractal_streams.recipes.optimizers import BASE_WIDTH, OPTIMIZERS, PARAMETRIZATIONS, build_optimizer
@@ -53,7 +53,6 @@ class ClassifierSettings(LoopSettings, DataSettings):
 class Result:
     """What a run came to; folder/result.json holds it with the settings.
 
-    status: "trained", or "diverged" if the loss was no number; then losses and accuracies are None.
     steps, samples: trained on. weights: of the network, how many.
     test_accuracy, test_loss, class_accuracies: a share, nats, shares, on held-out samples; a class without one: None.
     train_loss: mean of the last record. images_per_second: median of the records but the first.
@@ -61,14 +60,13 @@ class Result:
     memory: bytes, the most. seconds: of training, resumed runs together.
     """
 
-    status: str
     steps: int
     samples: int
     weights: int
-    test_accuracy: float | None
-    test_loss: float | None
+    test_accuracy: float
+    test_loss: float
     class_accuracies: Sequence[float | None]
-    train_loss: float | None
+    train_loss: float
     images_per_second: float
     waiting: float
     memory: int
@@ -135,8 +133,16 @@ def tested(loop: Loop, stream: Stream, samples: int, val_seed: int = 0, batch_si
     Returns:
         "test_loss", nats; "test_accuracy", a share; the same on all ranks.
     """
-    found = examined(loop, stream, samples, val_seed, batch_size)
-    return {"test_loss": found.loss, "test_accuracy": found.accuracy}
+    accelerator = loop.accelerator
+    sums = torch.zeros(2, dtype=torch.float64, device=accelerator.device)  # no table of pairs: classes may be many
+    with loop.evaluating() as model:
+        for place, batch in enumerate(held_out(stream, samples, batch_size, val_seed)):
+            if place % accelerator.num_processes == accelerator.process_index:
+                scores, labels = model(batch.images).float(), batch.labels.long()
+                loss = functional.cross_entropy(scores, labels, reduction="sum").double()
+                sums += torch.stack([loss, (scores.argmax(1) == labels).sum().double()])
+    loss_sum, right = accelerator.reduce(sums, reduction="sum").tolist()
+    return {"test_loss": loss_sum / samples, "test_accuracy": right / samples}
 
 
 def finished(settings: ClassifierSettings, loop: Loop, journal: Journal, title: str) -> Result:
@@ -144,36 +150,26 @@ def finished(settings: ClassifierSettings, loop: Loop, journal: Journal, title: 
 
     Writes confusion.png, and answers.png with the model's answers to held-out pictures.
     """
-    from fractal_streams.recipes.classification_pictures import draw_confusion, save_answers
-
-    accelerator, found = loop.accelerator, None
-    rows = journal.rows
-    diverged = broadcast_object_list([bool(rows) and not math.isfinite(rows[-1]["loss"])])[0]
-    if not diverged:
-        stream = opened(settings, "test", accelerator.device, image_type(accelerator))
-        found = examined(loop, stream, settings.final_samples, settings.val_seed)
-    result = None
+    accelerator, rows, result = loop.accelerator, journal.rows, None
+    stream = opened(settings, "test", accelerator.device, image_type(accelerator))
+    found = examined(loop, stream, settings.final_samples, settings.val_seed)
     if accelerator.is_main_process:
         if not rows:
             raise InvalidValueError(f"{settings.folder / 'records.csv'} is missing: remove the folder to train anew")
         warm = rows[1:] or rows
         result = Result(
-            status="diverged" if diverged else "trained", steps=loop.step, samples=loop.step * settings.batch_size,
+            steps=loop.step, samples=loop.step * settings.batch_size,
             weights=sum(weight.numel() for weight in loop.network.parameters()),
-            test_accuracy=found.accuracy if found else None, test_loss=found.loss if found else None,
-            class_accuracies=tuple(found.class_accuracies) if found else (),
-            train_loss=None if diverged else rows[-1]["loss"],
-            images_per_second=median(row["images_per_second"] for row in warm),
+            test_accuracy=found.accuracy, test_loss=found.loss, class_accuracies=tuple(found.class_accuracies),
+            train_loss=rows[-1]["loss"], images_per_second=median(row["images_per_second"] for row in warm),
             waiting=fmean(row["waiting"] for row in warm), memory=max(row["memory"] for row in rows),
             seconds=seconds_of(rows),
         )  # fmt: skip
-        if found is not None:
-            draw_confusion(settings.folder / "confusion.png", found.confusion, title)
-            with loop.evaluating() as model:
-                save_answers(settings.folder / "answers.png", model, stream, settings, title)
+        draw_confusion(settings.folder / "confusion.png", found.confusion, title)
+        with loop.evaluating() as model:
+            save_answers(settings.folder / "answers.png", model, stream, settings, title)
         write_json(settings.folder / "result.json", {**asdict(result), "settings": settings.decisive()})
-    (result,) = broadcast_object_list([result])
-    return result
+    return broadcast_object_list([result])[0]  # type: ignore[no-any-return]
 
 
 def read_result(folder: Path, settings: ClassifierSettings) -> Result | None:
