@@ -2,7 +2,7 @@
 
     python -m fractal_streams.recipes.resnet                                   # ResNet-18 at the preset's own size
     python -m fractal_streams.recipes.resnet --architecture resnet50 --image-size 128 --compile
-    python -m fractal_streams.recipes.resnet --num-samples-per-class 1000      # what the same steps learn of a finite set
+    python -m fractal_streams.recipes.resnet --num-samples-per-class 1000      # a finite set, again and again
 
 Claims (accuracy, images/s, hardware, seconds): see recipes/README.md.
 
@@ -11,7 +11,6 @@ torchvision's model, with a stem of 3 x 3 pixels up to 64, and SGD as is usual f
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -55,6 +54,7 @@ def run(settings: ResNetSettings) -> Result:
 
     Raises:
         InvalidValueError: a folder with a run of other settings.
+        DivergedError: the loss is no longer a number.
         DeviceError: a GPU was asked for that is not there.
     """
     accelerator = open_accelerator(settings)
@@ -70,15 +70,14 @@ def run(settings: ResNetSettings) -> Result:
     title = f"{settings.architecture}, {settings.preset}"
     with Journal(settings.folder, loop, title=title, trackers=settings.trackers or (), quiet=settings.quiet) as journal:
         for record in loop:
-            known = settings.evaluates(record.step) and math.isfinite(record.loss)
-            samples = settings.eval_steps * settings.batch_size
-            journal.write(record, tested(loop, test, samples, settings.val_seed) if known else {})
-            if not math.isfinite(record.loss):
-                break
+            figures = {}
+            if settings.evaluates(record.step):
+                figures = tested(loop, test, settings.eval_steps * settings.batch_size, settings.val_seed)
+            journal.write(record, figures)
             if settings.saves(record.step):
                 loop.save(settings.folder / "checkpoint")
     result = finished(settings, loop, journal, title)
-    if accelerator.is_main_process and result.status == "trained":
+    if accelerator.is_main_process:
         with loop.evaluating() as model:
             save_classifier(settings.folder, model, "resnet", shape)
     return result

@@ -13,7 +13,6 @@ trained model, which `load_features` reads. A run that was stopped goes on from 
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -62,6 +61,7 @@ def run(settings: ViTSettings) -> Result:
 
     Raises:
         InvalidValueError: a shape that patches or heads don't divide, or a folder with a run of other settings.
+        DivergedError: the loss is no longer a number.
         DeviceError: a GPU was asked for that is not there.
     """
     accelerator = open_accelerator(settings)
@@ -78,15 +78,14 @@ def run(settings: ViTSettings) -> Result:
     title = f"ViT, width {settings.embed_dim}, {settings.preset}"
     with Journal(settings.folder, loop, title=title, trackers=settings.trackers or (), quiet=settings.quiet) as journal:
         for record in loop:
-            known = settings.evaluates(record.step) and math.isfinite(record.loss)
-            samples = settings.eval_steps * settings.batch_size
-            journal.write(record, tested(loop, test, samples, settings.val_seed) if known else {})
-            if not math.isfinite(record.loss):
-                break
+            figures = {}
+            if settings.evaluates(record.step):
+                figures = tested(loop, test, settings.eval_steps * settings.batch_size, settings.val_seed)
+            journal.write(record, figures)
             if settings.saves(record.step):
                 loop.save(settings.folder / "checkpoint")
     result = finished(settings, loop, journal, title)
-    if accelerator.is_main_process and result.status == "trained":
+    if accelerator.is_main_process:
         with loop.evaluating() as model:
             save_classifier(settings.folder, model, "vision_transformer", shape)
     return result
