@@ -40,7 +40,7 @@ try:
         draw_rate_distortion,
         psnr,
         save_prior_samples,
-        save_reconstructions,
+        save_rows,
         save_traversals,
     )
     from torch import Tensor, nn
@@ -69,7 +69,7 @@ class VAESettings(LoopSettings, DataSettings):
     num_steps: int = option(6000, "Updates of the weights.", low=1)
     batch_size: int = option(512, "Samples of an update, of all ranks together.", low=1)
     eval_samples: int = option(4096, "Held-out samples of an evaluation.", low=1, changes_nothing=True)
-    probe_samples: int = option(16384, "Held-out samples that probes are fitted to.", low=0, changes_nothing=True)
+    probe_samples: int = option(16384, "Held-out samples that probes are fitted to; or 0.", low=0, changes_nothing=True)
     folder: Path = option(Path("outputs/vae"), "Where all is written.", changes_nothing=True)  # noqa: RUF009
     quiet: bool = option(False, "No progress bar.", changes_nothing=True)
 
@@ -218,66 +218,90 @@ def trained(settings: VAESettings, accelerator: Accelerator) -> tuple[Loop, floa
     return loop, paces[len(paces) // 2] if paces else 0.0
 
 
-def looks(settings: VAESettings, device: Any) -> tuple[probe.Look, probe.Look]:
-    """What probes and PCA are fitted to, of the validation split, and what they are tested on, of the test split."""
-    known, test = (opened(settings, split, device, mean=HALF, std=HALF) for split in ("validation", "test"))
-    count = settings.probe_samples
-    return (
-        probe.looked_at(known, count, settings.val_seed), probe.looked_at(test, max(1, count // 2), settings.val_seed)
-    )  # fmt: skip
+@dataclass(frozen=True, eq=False)
+class Held:
+    """Held-out samples with what is told of them without the autoencoder.
+
+    known: of the validation split, which probes and PCA are fitted to. test: of the test split.
+    pca: of as many components as a code has numbers. told: representation to its probes.
+    """
+
+    known: probe.Look
+    test: probe.Look
+    pca: probe.Principal
+    told: Mapping[str, probe.Told]
+
+    @property
+    def whole(self) -> bool:
+        """Whether the principal components are of whole pictures, and not of pictures averaged down."""
+        return math.prod(self.known.images.shape[1:]) == len(self.pca.mean)
+
+    def from_components(self, images: Tensor) -> Tensor:
+        """(N, 3, H, W) pictures from their principal components."""
+        rows = images.flatten(1).to(self.pca.mean)
+        return (self.pca.mean + self.pca(rows) @ self.pca.components.T).view_as(images)
 
 
-def probes(
-    settings: VAESettings, model: Autoencoder, known: probe.Look, test: probe.Look, pca: probe.Principal
-) -> dict[str, probe.Told]:
-    """What the trained code tells of the true latents, beside PCA of the same size, no training, and all pixels."""
-    device = known.images.device
+def held(settings: VAESettings, device: Any) -> Held:
+    """The samples, and what PCA of the same size, an untrained encoder and all pixels tell of them."""
+    asked = {"validation": settings.probe_samples, "test": max(1, settings.probe_samples // 2)}
+    known, test = (
+        probe.looked_at(opened(settings, split, device, mean=HALF, std=HALF), count, settings.val_seed)
+        for split, count in asked.items()
+    )
+    pca = probe.principal_components(known.pixels(), settings.latent_size)
     untrained = network_of(settings, tuple(known.images.shape[1:]), "untrained").to(device).eval()
-    ways = {
-        "VAE": lambda look: look.through(lambda images: model.encode(images)[0]),
-        "PCA": lambda look: pca(look.pixels()),
-        "untrained encoder": lambda look: look.through(lambda images: untrained.encode(images)[0]),
-        "all pixels": lambda look: look.pixels(),
+    features = {
+        "PCA": [pca(look.pixels()) for look in (known, test)],
+        "untrained encoder": [look.through(lambda images: untrained.encode(images)[0]) for look in (known, test)],
+        "all pixels": [look.pixels() for look in (known, test)],
     }
-    return {name: probe.probed(way(known), known, way(test), test) for name, way in ways.items()}
+    told = {name: probe.probed(first, known, second, test) for name, (first, second) in features.items()}
+    return Held(known, test, pca, told)
 
 
-def looked_at(
-    loop: Loop, settings: VAESettings, pace: float, held: tuple[probe.Look, probe.Look, probe.Principal] | None
-) -> Run:
-    """The run's figures, and its pictures in its folder; on the main process those too."""
+def pictures(folder: Path, model: Autoencoder, images: Tensor, information: Tensor, title: str, pca: Any) -> None:
+    """Reconstructions, samples and traversals, in the folder.
+
+    Args:
+        images: (N, 3, H, W) float32, held out. pca: pictures to what principal components leave of them, or None.
+    """
+    shown = images[:30]
+    sides = [shown, model.decode(model.encode(shown)[0]), *([pca(shown)] if pca is not None else [])]
+    names = ["originals", "VAE", *([f"PCA of {model.latent_size}"] if pca is not None else [])]
+    save_rows(folder / "reconstructions.png", sides, f"{title}; from above: {', '.join(names)}")
+    save_prior_samples(folder / "samples.png", model, 60, f"{title}: samples from the prior")
+    what = "latents with the most information, from -3 to 3"
+    save_traversals(folder / "traversals.png", model, images[0], information, f"{title}: {what}")
+
+
+def looked_at(loop: Loop, settings: VAESettings, pace: float, others: Held | None) -> Run:
+    """The run's figures; on the main process its pictures and probes, too, in its folder."""
     accelerator, folder = loop.accelerator, settings.folder
-    form = {"dtype": image_type(accelerator), "mean": HALF, "std": HALF}
-    stream = opened(settings, "test", accelerator.device, **form)
+    stream = opened(settings, "test", accelerator.device, image_type(accelerator), mean=HALF, std=HALF)
     terms, information = tested(loop, stream, settings.eval_samples, settings.val_seed)
-    told: dict[str, probe.Told] = {}
     title = f"{settings.architecture} VAE, beta {settings.betas[0]:g}"
-    images = next(held_out(stream, 60, 60, settings.val_seed)).images
-    pixels = images.shape[-1] * images.shape[-2]
+    images = next(held_out(stream, 30, 30, settings.val_seed)).images.float()
+    told: dict[str, probe.Told] = {}
     with loop.evaluating() as model, torch.autocast(accelerator.device.type, enabled=False):
         assert isinstance(model, Autoencoder)
         scale = float(model.log_scale.exp())
         if accelerator.is_main_process:
             seeded("pictures", settings.seed)
-            save_reconstructions(
-                folder / "reconstructions.png", model, images[:40].float(),
-                f"{title}: originals above reconstructions, {terms['test_psnr']:.1f} dB",
-            )  # fmt: skip
-            save_prior_samples(folder / "samples.png", model, 60, f"{title}: samples from the prior")
-            save_traversals(
-                folder / "traversals.png", model, images[0].float(), information,
-                f"{title}: latents with the most information, from -3 to 3",
-            )  # fmt: skip
-            if held is not None:
-                told = probes(settings, model, *held)
-                probe.draw_probes(folder / "probes.png", told, f"{title}: what the code knows")
-    rows = read_records(folder)
-    trail = [(row["test_kl"] / math.log(2) / pixels, row["test_psnr"]) for row in rows if "test_kl" in row]
+            linear = others.from_components if others is not None and others.whole else None
+            pictures(folder, model, images, information, title, linear)
+        if others is not None:
+            first, second = (
+                look.through(lambda images: model.encode(images)[0]) for look in (others.known, others.test)
+            )
+            told = {"VAE": probe.probed(first, others.known, second, others.test), **others.told}
+            probe.draw_probes(folder / "probes.png", told, f"{title}: what the code knows")
+    rows, bits = read_records(folder), 1.0 / (math.log(2) * images.shape[-1] * images.shape[-2])
     return Run(
         beta=settings.betas[0], elbo=terms["test_elbo"], kl=terms["test_kl"],
-        log_likelihood=terms["test_log_likelihood"], psnr=terms["test_psnr"],
-        rate=terms["test_kl"] / math.log(2) / pixels, scale=scale, trail=tuple(trail),
-        active=int((information >= ACTIVE).sum()), kl_of_latents=tuple(information.tolist()), probes=told,
+        log_likelihood=terms["test_log_likelihood"], psnr=terms["test_psnr"], rate=bits * terms["test_kl"],
+        scale=scale, active=int((information >= ACTIVE).sum()), kl_of_latents=tuple(information.tolist()), probes=told,
+        trail=tuple((bits * row["test_kl"], row["test_psnr"]) for row in rows if "test_kl" in row),
         steps=loop.step, images_per_second=pace, memory=max((row["memory"] for row in rows), default=0),
     )  # fmt: skip
 
@@ -288,28 +312,28 @@ def run(settings: VAESettings) -> Result:
     Writes, in the folder: result.json and rate_distortion.png; in beta-<β> of each: checkpoint/, records.csv,
     curves.png, reconstructions.png, samples.png, traversals.png, probes.png.
     """
-    runs, held, weights = [], None, 0
+    runs: list[Run] = []
+    others, weights, shape = None, 0, (3, 0, 0)
     for beta in dict.fromkeys(settings.betas):
         own = dataclasses.replace(settings, betas=(beta,), folder=settings.folder / f"beta-{beta:g}")
         accelerator = open_accelerator(own)
         loop, pace = trained(own, accelerator)
+        assert isinstance(loop.network, Autoencoder)
         weights = sum(weight.numel() for weight in loop.network.parameters())
-        if held is None and settings.probe_samples and accelerator.is_main_process:
-            known, test = looks(own, accelerator.device)
-            held = known, test, probe.principal_components(known.pixels(), own.latent_size)
-        runs.append(looked_at(loop, own, pace, held))
+        shape = loop.network.image_shape
+        if others is None and settings.probe_samples and accelerator.is_main_process:
+            others = held(own, accelerator.device)
+        runs.append(looked_at(loop, own, pace, others))
         accelerator.wait_for_everyone()
     result = Result(settings=settings.decisive(), weights=weights, runs=tuple(runs))
     if accelerator.is_main_process:
         save_result(settings.folder / "result.json", result)
-        if held is not None:
-            known, _, pca = held
-            draw_rate_distortion(
-                settings.folder / "rate_distortion.png",
-                [Point(beta=each.beta, rate=each.rate, psnr=each.psnr, trail=each.trail) for each in runs],
-                pca.variances.cpu().numpy(), tuple(known.images.shape[1:]), settings.latent_size,
-                f"{settings.architecture} VAE, {settings.latent_size} numbers, {settings.preset}",
-            )  # fmt: skip
+        draw_rate_distortion(
+            settings.folder / "rate_distortion.png",
+            [Point(beta=each.beta, rate=each.rate, psnr=each.psnr, trail=each.trail) for each in runs],
+            shape, f"{settings.architecture} VAE, {settings.latent_size} numbers, {settings.preset}",
+            others.pca.variances.cpu().numpy() if others is not None and others.whole else None, settings.latent_size,
+        )  # fmt: skip
         print_figures(result)
     return result
 

@@ -36,13 +36,14 @@ def levels(images: Tensor) -> UInt8:
     return found
 
 
-def save_reconstructions(path: Path, model: Autoencoder, images: Tensor, title: str) -> None:
-    """Rows of originals, each with the reconstructions from their mean codes below."""
-    count = len(images) // ACROSS * ACROSS or len(images)
-    shown = images[:count]
-    pairs = torch.stack([shown.float(), model.decode(model.encode(shown)[0])], dim=1)
-    rows = [side for pair in pairs.split(ACROSS) for side in pair.unbind(1)]
-    save_png(path, contact_sheet(levels(torch.cat(rows)), title=title, columns=min(ACROSS, count)))
+def save_rows(path: Path, sides: Sequence[Tensor], title: str) -> None:
+    """Rows of pictures, each with what was made of them below.
+
+    Args:
+        sides: each (N, 3, H, W), the originals first.
+    """
+    rows = [side for parts in zip(*(side.split(ACROSS) for side in sides), strict=True) for side in parts]
+    save_png(path, contact_sheet(levels(torch.cat(rows)), title=title, columns=min(ACROSS, len(sides[0]))))
 
 
 def save_prior_samples(path: Path, model: Autoencoder, count: int, title: str) -> None:
@@ -126,13 +127,13 @@ def linear_code(variances: npt.ArrayLike, kept: int, rate: float, values: int) -
 
 
 def draw_rate_distortion(
-    path: Path, points: Sequence[Point], variances: npt.ArrayLike, shape: tuple[int, int, int], kept: int, title: str
+    path: Path, points: Sequence[Point], shape: tuple[int, ...], title: str, variances: npt.ArrayLike | None, kept: int
 ) -> None:
     """PSNR against bits per pixel: each β with its way there, and the best linear codes of the same pixels.
 
     Args:
-        variances: of the pixels' principal components, pictures in [-1, 1]. shape: (3, H, W).
-        kept: numbers of a latent.
+        shape: of a picture, (3, H, W). variances: of its principal components in [-1, 1], or None.
+        kept: numbers of a code.
     """
     pixels, values = shape[1] * shape[2], math.prod(shape)
     figure = Figure(figsize=(6.4, 4.6), layout="constrained")
@@ -143,8 +144,9 @@ def draw_rate_distortion(
         f"best linear code, {kept} components": (kept, "--"),
         "best linear code, all components": (values, ":"),
     }
-    for name, (count, dashes) in curves.items():
-        errors = [linear_code(variances, count, rate * math.log(2) * pixels, values) for rate in grid]
+    spectrum = np.empty(0) if variances is None else np.asarray(variances)
+    for name, (count, dashes) in curves.items() if len(spectrum) else ():
+        errors = [linear_code(spectrum, count, rate * math.log(2) * pixels, values) for rate in grid]
         axes.plot(grid, [psnr(error) for error in errors], dashes, color="0.45", label=name)
     ordered = sorted(points, key=lambda point: point.rate)
     axes.plot([point.rate for point in ordered], [point.psnr for point in ordered], color="C0", linewidth=1)

@@ -46,14 +46,18 @@ class Autoencoder(nn.Module):
     Codes are flat, (B, latent_size), whatever their form inside is.
 
     Args:
+        image_shape: (3, H, W).
         latent_shape: (latent_size,), or (channels, height, width) of a code that keeps places.
         scale: deviation of a pixel from its reconstruction; None has it learned with the weights.
     """
 
     log_scale: Tensor
 
-    def __init__(self, latent_shape: tuple[int, ...], scale: float | None = None) -> None:
+    def __init__(
+        self, image_shape: tuple[int, int, int], latent_shape: tuple[int, ...], scale: float | None = None
+    ) -> None:
         super().__init__()
+        self.image_shape = image_shape
         self.latent_shape, self.latent_size = latent_shape, math.prod(latent_shape)
         first = torch.tensor(math.log(FIRST_DEVIATION if scale is None else scale))
         if scale is None:
@@ -96,7 +100,7 @@ class PlainAutoencoder(Autoencoder):
     def __init__(
         self, image_shape: tuple[int, int, int], latent_size: int, width: int, halvings: int, scale: float | None = None
     ) -> None:
-        super().__init__((latent_size,), scale)
+        super().__init__(image_shape, (latent_size,), scale)
         channels = widths(width, halvings)
         edge = (channels[-1], *small_shape(image_shape, halvings))
         down: list[nn.Module] = [nn.Conv2d(image_shape[0], width, 3, padding=1)]
@@ -145,7 +149,7 @@ class KLAutoencoder(Autoencoder):
                 f"latent_size={latent_size} must be a multiple of the code's {places[0]} x {places[1]} places: "
                 f"choose one, or more than {halvings} halvings"
             )
-        super().__init__((latent_size // math.prod(places), *places), scale)
+        super().__init__(image_shape, (latent_size // math.prod(places), *places), scale)
         channels = widths(width, halvings)
         self.network: Any = AutoencoderKL(
             in_channels=image_shape[0], out_channels=image_shape[0], latent_channels=self.latent_shape[0],
