@@ -76,8 +76,6 @@ def load(place: Path, device: str | torch.device = "cpu") -> dict[str, Any]:
     try:
         plain = json.loads((place / "values.json").read_text())
         return {name: unpacked(value, Tensors(place / f"{name}.safetensors", device)) for name, value in plain.items()}
-    except FileNotFoundError as error:
-        raise InvalidValueError(f"{place} is no whole checkpoint: {error.filename} is missing") from None
     except Exception as error:
         raise InvalidValueError(
             f"{place} is no checkpoint that can be read ({error}): remove it to begin anew"

@@ -38,12 +38,12 @@ try:
     from fractal_streams.recipes.averages import Average
     from fractal_streams.recipes.settings import Settings, option, refuse_others
     from fractal_streams.recipes.timing import Clock, Window, memory, refuse_no_scalars
+    from fractal_streams.recipes.trackers import TRACKERS
     from torch import Tensor, nn
 except ImportError as error:
     raise missing_extra(str(error.name), "recipes") from None
 
 PRECISIONS = ("auto", "no", "bf16", "fp16")
-TRACKERS = ("tensorboard", "wandb", "trackio")
 Loss = Callable[[nn.Module, Any], Mapping[str, Tensor]]
 """(model, batch) to scalars by name, "loss" among them: it is what the weights follow, the others are told."""
 
@@ -287,7 +287,7 @@ class Loop:
         if self.accelerator.num_processes > 1:
             averages = self.average.buffers() if isinstance(self.average, Average) else ()
             for buffer in (*self.network.buffers(), *averages):
-                if buffer.device == self.accelerator.device:
+                if buffer.device.type == self.accelerator.device.type:
                     torch.distributed.broadcast(buffer, 0)
 
     def _refuse_interrupted(self) -> None:
@@ -357,7 +357,8 @@ class Loop:
                 raise
             self.interrupted = True
             raise InvalidValueError(
-                f"{place} is of another model or optimizer ({error}): ask for the same, or for another folder"
+                f"{place} is of another model or optimizer ({' '.join(str(error).split())}): ask for the same, or for "
+                f"another folder"
             ) from error
         return True
 

@@ -39,14 +39,8 @@ def plain() -> nn.Module:
 
 def noisy() -> nn.Module:
     """A network that draws, has buffers, and weights that lie otherwise in memory."""
-    body = nn.Sequential(
-        nn.Conv2d(3, 8, 3, stride=2),
-        nn.BatchNorm2d(8),
-        nn.ReLU(),
-        nn.Flatten(),
-        nn.Dropout(0.2),
-        nn.Linear(72, CLASSES),
-    )
+    front = (nn.Conv2d(3, 8, 3, stride=2), nn.BatchNorm2d(8), nn.ReLU(), nn.Flatten())
+    body = nn.Sequential(*front, nn.Dropout(0.2), nn.Linear(72, CLASSES))
     return body.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
@@ -87,6 +81,11 @@ def weights(loop: Loop) -> dict[str, Tensor]:
     return {name: value.detach().clone() for name, value in loop.network.state_dict().items()}
 
 
+def sums(loop: Loop) -> list[float]:
+    """The sum of each of the weights and buffers."""
+    return [value.double().sum().item() for value in weights(loop).values()]
+
+
 def same(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
     """Whether they are equal to the last bit."""
     return set(one) == set(other) and all(torch.equal(one[name], other[name]) for name in one)
@@ -102,11 +101,7 @@ def main(folder: Path, settings: dict[str, Any]) -> None:
         if loop.settings.saves(record.step):
             loop.save(folder)
     seen: Any = loop.loss
-    told = {
-        "indices": seen.indices,
-        "records": records,
-        "shared": [value.sum().item() for value in weights(loop).values()],
-    }
+    told = {"indices": seen.indices, "records": records, "sums": sums(loop)}
     (folder / f"rank-{loop.accelerator.process_index}.json").write_text(json.dumps(told))
     loop.accelerator.end_training()
 

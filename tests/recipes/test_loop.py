@@ -189,16 +189,14 @@ def test_a_resumed_run_equals_the_whole_bit_for_bit(name: str, tmp_path: Path) -
     assert seen(later) == seen(straight)[10:]
     assert same(weights(later), weights(straight))
     assert same(later.average.state_dict(), straight.average.state_dict())
-    kept = [later.optimizer.state_dict(), straight.optimizer.state_dict()]
-    assert kept[0]["param_groups"] == kept[1]["param_groups"] and json.dumps(
-        kept[0], default=Tensor.tolist
-    ) == json.dumps(kept[1], default=Tensor.tolist)
+    kept = [json.dumps(each.optimizer.state_dict(), default=Tensor.tolist) for each in (later, straight)]
+    assert kept[0] == kept[1]
 
 
 def test_parts_of_a_batch_give_its_gradient() -> None:
     one = finished(small_loop(plain, descent, num_steps=1, warmup_steps=0))
     parts = finished(small_loop(plain, descent, num_steps=1, warmup_steps=0, accumulation=4))
-    assert [sum(seen(parts), [])] == seen(one) and len(seen(parts)) == 4
+    assert [index for part in seen(parts) for index in part] == seen(one)[0] and len(seen(parts)) == 4
     start = weights(small_loop())
     for name, value in weights(one).items():
         assert (value - start[name]).abs().max() > 1e-4
@@ -296,14 +294,11 @@ def test_a_loss_that_is_no_number_ends_the_run_and_names_the_step(value: float, 
             return {**told, "loss": told["loss"] * (value if len(self.indices) == 7 else 1.0)}
 
     loop = small_loop(loss=Broken())
-    with pytest.raises(
-        DivergedError, match=f"loss of step 7 is {value}: lower the learning rate.*warmup_steps=3.*None"
-    ):
-        for record in loop:
+    with pytest.raises(DivergedError, match=f"loss of step 7 is {value}: lower the .*warmup_steps=3.*clip=None"):
+        for _ in loop:
             loop.save(tmp_path)
-    assert record.step == 4
     again = small_loop()
-    assert again.resume(tmp_path) and [each.step for each in again] == [8, 12]
+    assert again.resume(tmp_path) and again.step == 4 and [each.step for each in again] == [8, 12]
 
 
 def test_a_step_that_was_interrupted_is_neither_saved_nor_continued(tmp_path: Path) -> None:

@@ -1,0 +1,176 @@
+"""The training loop on several ranks, in processes that are killed, and compiled."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("accelerate")
+pytest.importorskip("safetensors")
+
+from accelerate.utils import TorchDynamoPlugin
+from fractal_streams.recipes import checkpoint, loop as loops
+from fractal_streams.recipes.loop import Loop
+from small_training import noisy, plain, same, small_loop, sums, weights
+
+PROGRAM = Path(__file__).parents[1] / "small_training.py"
+
+
+def started(folder: Path, settings: dict[str, Any], ranks: int = 1) -> list[subprocess.Popen[bytes]]:
+    """A training in processes of its own, one for each rank, as torchrun starts them."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    world = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(ranks), "OMP_NUM_THREADS": "1"}
+    own = {**os.environ, **(world if ranks > 1 else {"OMP_NUM_THREADS": "1"})}
+    return [
+        subprocess.Popen(
+            [sys.executable, str(PROGRAM), str(folder), json.dumps(settings)],
+            env={**own, **({"RANK": str(rank), "LOCAL_RANK": str(rank)} if ranks > 1 else {})},
+        )
+        for rank in range(ranks)
+    ]
+
+
+def trained(folder: Path, settings: dict[str, Any], ranks: int) -> list[dict[str, Any]]:
+    """What each rank of a training saw."""
+    for process in started(folder, settings, ranks):
+        assert process.wait(120) == 0
+    return [json.loads((folder / f"rank-{rank}.json").read_text()) for rank in range(ranks)]
+
+
+def finished(loop: Loop) -> Loop:
+    for _ in loop:
+        pass
+    return loop
+
+
+def test_two_ranks_train_on_the_same_batches_as_one(tmp_path: Path) -> None:
+    """In two parts each: the samples of a step, the losses, the weights; and one rank resumes what two have saved."""
+    asked = {"accumulation": 2, "ema": 0.8, "clip": 1.0, "record_every": 1}
+    ranks = trained(tmp_path, asked, 2)
+    for step in range(12):
+        parts = [index for rank in ranks for part in rank["indices"][2 * step : 2 * step + 2] for index in part]
+        assert sorted(parts) == list(range(8 * step, 8 * step + 8))
+    assert [len(part) for part in ranks[1]["indices"]] == [2] * 24
+    assert ranks[0]["records"] == ranks[1]["records"] and ranks[0]["sums"] == ranks[1]["sums"]
+    alone = small_loop(**asked)
+    losses = [record.loss for record in alone]
+    assert [loss for _, loss in ranks[0]["records"]] == pytest.approx(losses, rel=1e-5)
+    assert ranks[0]["sums"] == pytest.approx(sums(alone), abs=1e-4)
+    later = small_loop(**asked)
+    assert later.resume(tmp_path) and later.step == 12 and sums(later) == ranks[0]["sums"]
+    assert later.loader.position == 96 and int(later.average.state_dict()["n_averaged"]) == 12
+
+
+@pytest.mark.slow
+def test_ranks_have_the_same_buffers_whenever_a_record_is_told(tmp_path: Path) -> None:
+    """A network with statistics of batches, saved by one rank and continued by two, and by one."""
+    asked = {"model": "noisy", "num_steps": 8, "record_every": 2, "checkpoint_every": 4, "ema": 0.5}
+    first = small_loop(noisy, num_steps=8, record_every=4, ema=0.5)
+    next(iter(first))
+    first.save(tmp_path)
+    ranks = trained(tmp_path, asked, 2)
+    assert ranks[0]["sums"] == ranks[1]["sums"]
+    seen = [index for rank in ranks for part in rank["indices"] for index in part]
+    assert sorted(seen) == list(range(32, 64))
+    last = small_loop(noisy, num_steps=8, ema=0.5)
+    assert last.resume(tmp_path) and last.step == 8 and ranks[0]["sums"] == sums(last)
+
+
+def killed(folder: Path, settings: dict[str, Any], when: float | None) -> int:
+    """The step that a training's checkpoint is of when it is killed, behind its first one or after some seconds."""
+    (process,) = started(folder, settings)
+    try:
+        limit = time.monotonic() + 120
+        while when is None and checkpoint.latest(folder) is None and time.monotonic() < limit:
+            time.sleep(0.01)
+        time.sleep(when or 0.0)
+        assert process.poll() is None, "it was done before it was killed"
+    finally:
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    last = checkpoint.latest(folder)
+    return int(last.name.split("-")[1]) if last else 0
+
+
+def test_a_killed_run_resumes_bit_for_bit(tmp_path: Path) -> None:
+    asked: dict[str, Any] = {"num_steps": 4000, "record_every": 5, "checkpoint_every": 5, "ema": 0.9}
+    step = killed(tmp_path, {**asked, "model": "noisy"}, None)
+    assert step >= 5
+    later, straight = small_loop(noisy, **asked), small_loop(noisy, **asked)
+    assert later.resume(tmp_path)
+    for loop in (later, straight):
+        for record in loop:
+            if record.step >= step + 10:
+                break
+    assert later.step == straight.step and same(weights(later), weights(straight))
+    assert same(later.average.state_dict(), straight.average.state_dict())
+
+
+@pytest.mark.slow
+def test_a_run_killed_at_random_times_gives_the_same_weights(tmp_path: Path) -> None:
+    """Again and again, at any moment of a step or of a save, until it is done."""
+    asked: dict[str, Any] = {"num_steps": 600, "record_every": 1, "checkpoint_every": 1, "ema": 0.9}
+    chosen, steps = random.Random(7), []
+    for _ in range(8):
+        (process,) = started(tmp_path, {**asked, "model": "noisy"})
+        time.sleep(chosen.uniform(4.0, 8.0))
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        last = checkpoint.latest(tmp_path)
+        steps.append(int(last.name.split("-")[1]) if last else 0)
+    assert steps == sorted(steps) and steps[-1] > 0
+    (told,) = trained(tmp_path, {**asked, "model": "noisy"}, 1)
+    later, straight = small_loop(noisy, **asked), finished(small_loop(noisy, **asked))
+    assert later.resume(tmp_path) and later.step == 600
+    assert same(weights(later), weights(straight)) and not list(tmp_path.glob(".step-*"))
+    assert told["sums"] == sums(straight)
+
+
+def compiled_by(backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loops, "TorchDynamoPlugin", lambda **_: TorchDynamoPlugin(backend=backend))
+
+
+def check_compiled(folder: Path) -> None:
+    """A compiled model trains as a plain one, keeps its names, and either goes on from the other's checkpoint."""
+    loop = small_loop(plain, ema=0.5, compile=True)
+    assert type(loop.model).__name__ == "OptimizedModule"
+    for record in loop:
+        with loop.evaluating() as model:
+            model(torch.randn(5, 3, 8, 8))
+        if record.step == 8:
+            loop.save(folder)
+    straight = finished(small_loop(plain, ema=0.5))
+    assert list(loop.network.state_dict()) == list(straight.network.state_dict()) == list(plain().state_dict())
+    for name, value in weights(straight).items():
+        assert torch.allclose(weights(loop)[name], value, rtol=0, atol=1e-4)
+    later = small_loop(plain, ema=0.5)
+    assert later.resume(folder) and later.step == 8
+    assert all(
+        torch.allclose(value, weights(straight)[name], rtol=0, atol=1e-4)
+        for name, value in weights(finished(later)).items()
+    )
+
+
+def test_a_compiled_model_keeps_its_names_and_checkpoints(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    compiled_by("eager", monkeypatch)
+    check_compiled(tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not (shutil.which("g++") or shutil.which("clang++")), reason="inductor needs a C++ compiler")
+def test_a_model_compiled_by_inductor_trains_as_a_plain_one(tmp_path: Path) -> None:
+    check_compiled(tmp_path)
