@@ -127,6 +127,8 @@ def run(settings: FiniteVsEndlessSettings) -> FiniteVsEndless:
 
 def train(settings: FiniteVsEndlessSettings, size: int | None, folder: Path, tell: Tell) -> dict[str, Any]:
     """One line for one seed; what it trained on and how long."""
+    if settings.compile:
+        torch.compiler.reset()  # what was compiled is another model's
     accelerator = open_accelerator(settings)
     device, dtype = accelerator.device, image_type(accelerator)
     endless = opened(settings, "train", device, dtype)

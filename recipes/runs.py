@@ -13,7 +13,6 @@ from fractal_streams.contact_sheet import whole_file
 from fractal_streams.errors import InvalidValueError, missing_extra
 
 try:
-    import torch
     from accelerate import Accelerator
     from fractal_streams.recipes.journal import read_records
     from fractal_streams.recipes.loop import LoopSettings
@@ -98,7 +97,6 @@ def all_finished(folder: Path, runs: Sequence[Run], accelerator: Accelerator, *,
             bars.start_task(task)
             if read_facts(place, run) is None:
                 place.mkdir(parents=True, exist_ok=True)
-                torch.compiler.reset()  # what was compiled is another model's
                 facts = run.train(place, lambda step, note: bars.update(task, completed=step, note=note))
                 if accelerator.is_main_process:
                     text = json.dumps({"settings": run.decisive, "facts": facts}, indent=1)

@@ -9,7 +9,8 @@ Claim: see recipes/README.md for the table and the fit, with the hardware and th
 No sample is seen twice, so there is no overfitting to tell apart from size: J. Kaplan et al., arXiv:2001.08361;
 J. Hoffmann et al., arXiv:2203.15556. Rates follow the width by muP (recipes/optimizers.py). They are constant behind
 the warm-up, and a running average of the weights is tested: so every point of a curve is about what a run of that
-length gives (A. Hägele et al., "Scaling Laws and Compute-Optimal Training Beyond Fixed Training Durations", arXiv:2405.18392).
+length gives (A. Hägele et al., "Scaling Laws and Compute-Optimal Training Beyond Fixed Training Durations",
+arXiv:2405.18392).
 """
 
 from __future__ import annotations
@@ -156,6 +157,8 @@ def run(settings: ScalingTableSettings) -> ScalingTable:
 
 def train(settings: ScalingTableSettings, width: int, folder: Path, tell: Tell) -> dict[str, Any]:
     """One width; its size and cost."""
+    if settings.compile:
+        torch.compiler.reset()  # what was compiled is another model's
     accelerator = open_accelerator(settings)
     device, dtype = accelerator.device, image_type(accelerator)
     stream = training_stream(settings, device, dtype)
