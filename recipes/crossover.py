@@ -170,7 +170,7 @@ def draw_crossover(path: Path, curves: Sequence[Curve], rows: Sequence[Row], tit
     left.yaxis.set_minor_formatter(LogFormatter(minor_thresholds=(3, 1.5)))
     right.set(xscale="log", xlabel="samples seen", ylabel="test accuracy", ylim=(0.0, None))
     right.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
-    left.legend(fontsize=8.5, framealpha=0.9)
+    left.legend(fontsize=8.5, framealpha=0.9, loc="lower left")
     for axes in (left, right):
         axes.grid(alpha=0.25, which="major")
         axes.spines[["top", "right"]].set_visible(False)

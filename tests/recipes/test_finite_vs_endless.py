@@ -1,4 +1,4 @@
-"""Finite against endless: the crossover is where it was put, lines differ in their samples alone, a stopped run goes on."""
+"""Finite against endless: the crossover is where it was put, lines differ in samples alone, a stopped run goes on."""
 
 from __future__ import annotations
 
