@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 from numba.core.dispatcher import Dispatcher
+from warm import Warm
 
 
 def has_gpu() -> bool:
@@ -57,6 +58,15 @@ def pytest_collection_finish() -> None:
     interpreter = sys.modules.get("triton.runtime.interpreter")  # without it, no test here runs a kernel
     if interpreter is not None:
         interpreter.GridExecutor.__call__ = untraced(interpreter.GridExecutor.__call__)
+
+
+@pytest.fixture(scope="session")
+def warm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Warm]:
+    """Processes with the large packages imported, forked from one that all workers of this run share."""
+    own = tmp_path_factory.getbasetemp()
+    client = Warm((own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) / "warm")
+    yield client
+    client.close()
 
 
 @pytest.fixture

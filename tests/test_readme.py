@@ -1,4 +1,7 @@
-"""Each Python snippet of each README runs as a script of its own, in a fresh process and a folder of its own."""
+"""Each Python snippet of each README runs as a script of its own, in a process and a folder of its own.
+
+The everyday run forks the processes from one that has imported the large packages; `pytest -m slow` starts fresh ones.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from warm import Warm
 
 ROOT = Path(__file__).parents[1]
 NAMES = [name for name in ("README.md", "integrations/README.md", "recipes/README.md") if (ROOT / name).is_file()]
@@ -35,12 +39,42 @@ def cases() -> list[tuple[str, int]]:
     return [(name, place) for name in NAMES for place in range(len(scripts((ROOT / name).read_text())))]
 
 
-@pytest.mark.parametrize("name, place", cases())
-def test_a_snippet_runs(name: str, place: int, tmp_path: Path) -> None:
-    path = tmp_path / "readme.py"
+def written(name: str, place: int, folder: Path) -> str:
+    path = folder / "readme.py"
     path.write_text(scripts((ROOT / name).read_text())[place])
-    run = subprocess.run([sys.executable, str(path)], capture_output=True, text=True, cwd=tmp_path, timeout=600)
+    return str(path)
+
+
+def check(name: str, run: subprocess.CompletedProcess[str]) -> None:
     assert run.returncode == 0, f"{name}, by its own line numbers:\n{run.stderr[-3000:]}"
+
+
+@pytest.mark.parametrize("name, place", cases())
+def test_a_snippet_runs(name: str, place: int, tmp_path: Path, warm: Warm) -> None:
+    check(name, warm.run([written(name, place, tmp_path)], cwd=tmp_path))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name, place", cases())
+def test_a_snippet_runs_in_a_fresh_process(name: str, place: int, tmp_path: Path) -> None:
+    command = [sys.executable, written(name, place, tmp_path)]
+    check(name, subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=600))
+
+
+def test_a_snippet_that_fails_is_told(tmp_path: Path, warm: Warm) -> None:
+    """By its exit code and with its traceback; and what one leaves in its process, the next doesn't find."""
+    path = tmp_path / "readme.py"
+    path.write_text(
+        "import sys, torch\n\nassert 'fractal_streams' not in sys.modules\ntorch.left = 1\nprint(2); nowhere\n"
+    )
+    for _ in range(2):
+        run = warm.run([str(path)], cwd=tmp_path)
+        assert run.returncode == 1 and run.stdout == "2\n"
+        assert "line 5, in <module>" in run.stderr and "NameError" in run.stderr and "nowhere" in run.stderr
+    found = warm.run(
+        ["-c", "import os, sys, torch\nsys.exit(3 + hasattr(torch, 'left') + len(os.environ))"], cwd=tmp_path, env={}
+    )
+    assert found.returncode == 3
 
 
 def test_a_snippet_stands_at_its_own_line_and_may_go_on() -> None:
