@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     )
     from fractal_streams.loader import Loader as Loader
     from fractal_streams.mixture import Mixture as Mixture
+    from fractal_streams.normalisation import channel_statistics as channel_statistics
     from fractal_streams.presets import open_stream as open_stream
     from fractal_streams.seed_code import SeedCodeSpec as SeedCodeSpec, SeedCodeStream as SeedCodeStream
     from fractal_streams.seed_interface import (
@@ -80,6 +81,7 @@ _HOME = {
     "TileStream": "trainability.streams",
     "VideoSpec": "video",
     "VideoStream": "video",
+    "channel_statistics": "normalisation",
     "formula": "formulas",
     "load_dataset": "integrations.huggingface",
     "open_stored": "stored",

@@ -256,7 +256,7 @@ def draw(path: Path, result: TransferResult) -> None:
     """Held-out accuracy of both against pictures seen, with the last interval."""
     figure = Figure(figsize=(6.4, 4.2), layout="constrained")
     axes = figure.subplots()
-    for one in (result.pretrained, result.scratch):
+    for place, one in enumerate((result.pretrained, result.scratch)):
         if one is None:
             continue
         seen = [samples / 1e3 for samples, _ in one.curve]
@@ -264,7 +264,9 @@ def draw(path: Path, result: TransferResult) -> None:
             seen, [100 * share for _, share in one.curve], "o-", color=COLOURS[one.start], label=named(one, result)
         )
         errors = [[100 * (one.accuracy - one.low)], [100 * (one.high - one.accuracy)]]
-        axes.errorbar(seen[-1:], [100 * one.accuracy], errors, color=COLOURS[one.start], capsize=4)
+        axes.errorbar(
+            [seen[-1] * (1.01 + 0.012 * place)], [100 * one.accuracy], errors, color=COLOURS[one.start], capsize=4
+        )
     axes.axhline(100 / len(result.classes), color="grey", linestyle=":", label="chance")
     axes.set(xlabel="pictures seen, thousands", ylabel=f"accuracy on {result.test:,} held-out pictures, %")
     axes.set(xlim=(0, None), ylim=(0, 101))
