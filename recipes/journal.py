@@ -171,13 +171,14 @@ def draw_curves(path: Path, rows: list[dict[str, Any]], title: str) -> None:
     across = math.ceil(len(plots) / down)
     figure = Figure(figsize=(4.4 * across, 0.4 + 3.1 * down), layout="constrained")
     every = figure.subplots(down, across, squeeze=False).ravel()
-    unit, word = (1e6, "millions") if rows[-1]["samples"] >= 2e6 else (1e3, "thousands")
+    units = ((2e6, 1e6, ", millions"), (2e3, 1e3, ", thousands"), (0.0, 1.0, ""))
+    unit, word = next((unit, word) for least, unit, word in units if rows[-1]["samples"] >= least)
     for axes, (label, lines) in zip(every, plots.items(), strict=False):
         for name in lines:
             points = [(row["samples"] / unit, row[name]) for row in rows if name in row]
             marker = "." if len(points) < 60 else None
             axes.plot(*zip(*points, strict=True), marker=marker, linewidth=1.2, label=name.replace("_", " "))
-        axes.set(xlabel=f"samples seen, {word}", ylabel=label.replace("_", " "))
+        axes.set(xlabel=f"samples seen{word}", ylabel=label.replace("_", " "))
         axes.grid(alpha=0.3)
         if len(lines) > 1:
             axes.legend(frameon=False)
