@@ -215,14 +215,16 @@ def curve_of(width: int, finished: Finished) -> Width:
 
 
 def at_budgets(curves: Sequence[Width], count: int = 7) -> tuple[Floats, Floats]:
-    """(B,) budgets of compute in equal ratios, up to the most that any width used, and (B, W) losses there."""
+    """At most `count` budgets of compute, half a decade apart, up to the most that any width used; losses there."""
     last = max(float(curve.compute[-1]) for curve in curves)
-    budgets = np.geomspace(last / 10 ** (0.5 * (count - 1)), last, count)
+    budgets = last * 10.0 ** (0.5 * np.arange(1 - count, 1))
     columns = [
         np.exp(np.interp(np.log(budgets), np.log(curve.compute), np.log(curve.test_loss), left=np.nan, right=np.nan))
         for curve in curves
     ]
-    return budgets, np.stack(columns, 1)
+    table = np.stack(columns, 1)
+    told = ~np.isnan(table).all(1)
+    return budgets[told], table[told]
 
 
 def laws(curves: Sequence[Width], fit_from: float) -> tuple[Fit, Fit]:
