@@ -291,6 +291,7 @@ def features(settings: DiffusionSettings) -> Features:
         same = ("preset", "num_classes", "max_iter", "data_seed", "batch_size", "seed", "device", "precision", "quiet")
         vit.run(vit.ViTSettings(
             **{name: getattr(settings, name) for name in same}, num_steps=settings.vit_steps, image_size=size,
+            final_samples=settings.test_samples,
             patch_size=2 if size % 8 else size // 8, embed_dim=width, depth=depth, num_heads=heads, folder=folder,
         ))  # fmt: skip
     known: Features = vit.load_features(folder, device)

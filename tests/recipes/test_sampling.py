@@ -94,7 +94,7 @@ def test_times_are_different_and_go_from_the_last_towards_the_first(most: int) -
 
 
 def test_ddpm_draws_the_distribution() -> None:
-    """Its steps are linear for normal pictures, so that their variance can be followed (Ho et al. 2020, algorithm 2)."""
+    """Its steps are linear for normal pictures, so their variance can be followed (Ho et al. 2020, algorithm 2)."""
     schedule = noise_schedule(timesteps=100)
     found = pictures(schedule, torch.ones(200, dtype=torch.long), sampler="ddpm", steps=100)
     variance, left = 1.0, [*schedule.alphas_cumprod.double().tolist(), 1.0]
