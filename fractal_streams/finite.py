@@ -46,10 +46,13 @@ class FiniteStream(Stream):
             raise InvalidValueError(f"stream must be a Stream, got {type(stream).__name__}: open one by open_stream")
         self.stream = stream
         self.samples = whole(samples, "samples", 1, MAX_SAMPLES if shuffled else 2**63 - 1, "")
-        self.shuffled = bool(shuffled)
+        if not isinstance(shuffled, bool):
+            raise InvalidValueError(f"shuffled must be True or False, got {shuffled!r}")
+        self.shuffled = shuffled
         self.order_seed = whole(seed, "seed", 0, 2**64 - 1, "")
         self.seed, self.split, self.device = stream.seed, stream.split, stream.device
         self.num_classes, self.pixels, self.cost = stream.num_classes, stream.pixels, stream.cost
+        self.mixture_depth: int = getattr(stream, "mixture_depth", 0)
 
     def digest(self) -> str:
         order = f"shuffled-{self.order_seed}" if self.shuffled else "ordered"

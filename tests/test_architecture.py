@@ -36,6 +36,8 @@ MAY_IMPORT = {
     "batch": "errors",
     "device": "errors",
     "mp4": "errors",
+    "normalisation": "",
+    "finite": "errors rng spec batch stream",
     "kaleidoscope": "errors luma rng priors spec device batch stream backend draw.triton_kernel render mp4 stored",
     "trainability": "errors rng spec device batch stream shard backend render mp4",
 }
@@ -48,6 +50,7 @@ STREAMS = (
     "stream",
     "video",
     "mixture",
+    "finite",
     "seed_code",
     "stored",
     "trainability",
