@@ -65,8 +65,9 @@ class ScalingTableSettings(CurveSettings, DataSettings):
     lr_embedding: float = option(1e-3, "Highest rate of all other weights.", low=0.0)
     weight_decay: float = option(0.01, "Of AdamW.", low=0.0)
     test_samples: int = option(20_000, "Held-out samples to test on.", low=1)
+    resamples: int = option(100, "Resampled fits, of which the intervals are.", low=0, changes_nothing=True)
     fit_from: float = option(
-        0.03, "Share of a run in front of which nothing is fitted.", low=0.0, high=0.9, changes_nothing=True
+        0.1, "Share of a run in front of which nothing is fitted.", low=0.0, high=0.9, changes_nothing=True
     )
     preset: str = option("fractal-100", "A preset, a formula, or a spec's JSON file.")
     num_steps: int = option(6000, "Updates of the weights.", low=1)
@@ -139,7 +140,7 @@ def run(settings: ScalingTableSettings) -> ScalingTable:
     finished = all_finished(settings.folder, runs, accelerator, quiet=settings.quiet)
     curves = [curve_of(width, each) for width, each in zip(widths, finished, strict=True)]
     budgets, table = at_budgets(curves)
-    by_compute, by_size = laws(curves, settings.fit_from)
+    by_compute, by_size = laws(curves, settings.fit_from, settings.resamples)
     result = ScalingTable(
         curves=curves, budgets=budgets, table=table, by_compute=by_compute, by_size=by_size,
         device=finished[0].facts["device"], seconds=sum(each.facts["seconds"] for each in finished),
@@ -227,7 +228,7 @@ def at_budgets(curves: Sequence[Width], count: int = 7) -> tuple[Floats, Floats]
     return budgets[told], table[told]
 
 
-def laws(curves: Sequence[Width], fit_from: float) -> tuple[Fit, Fit]:
+def laws(curves: Sequence[Width], fit_from: float, resamples: int = 100) -> tuple[Fit, Fit]:
     """The law of the envelope, and that of weights and samples, of the points behind a share of each run."""
     parts = [curve.samples >= fit_from * curve.samples[-1] for curve in curves]
     joined = {
@@ -238,12 +239,10 @@ def laws(curves: Sequence[Width], fit_from: float) -> tuple[Fit, Fit]:
         [np.full(part.sum(), float(curve.weights)) for curve, part in zip(curves, parts, strict=True)]
     )
     lowest = envelope(joined["compute"], joined["test_loss"])
-    by_compute = fit_powers(
-        {"compute": joined["compute"][lowest]}, joined["test_loss"][lowest], units={"compute": PETA}
-    )
-    by_size = fit_powers(
-        {"weights": weights, "samples": joined["samples"]}, joined["test_loss"], units={"weights": 1e6, "samples": 1e6}
-    )
+    of_size = {"weights": weights, "samples": joined["samples"]}
+    of_compute = {"compute": joined["compute"][lowest]}
+    by_compute = fit_powers(of_compute, joined["test_loss"][lowest], units={"compute": PETA}, resamples=resamples)
+    by_size = fit_powers(of_size, joined["test_loss"], units=dict.fromkeys(of_size, 1e6), resamples=resamples)
     return by_compute, by_size
 
 
