@@ -1,0 +1,263 @@
+"""Transfer: pictures of one's own are read as they are, and both trainings learn them, resume and are told."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import tarfile
+import zipfile
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+for package in ("accelerate", "datasets", "timm", "torchvision"):
+    pytest.importorskip(package)
+
+import torch
+from fractal_streams.recipes import checkpoint, transfer
+from fractal_streams.recipes.models.classifiers import load_classifier
+from fractal_streams.recipes.real_images import real_images
+from fractal_streams.recipes.transfer import TransferResult, TransferSettings
+from PIL import Image
+from torchvision import datasets
+
+from fractal_streams.errors import InvalidValueError, UnknownNameError
+
+KINDS = ("bars", "dots", "rings")
+
+
+def picture(kind: str, number: int, height: int = 12, width: int = 14) -> npt.NDArray[np.uint8]:
+    """(height, width, 3) of a pattern with a scale, a phase and colours of its own, in noise."""
+    draw = np.random.default_rng([KINDS.index(kind), number])
+    scale, phase = draw.uniform(0.8, 1.4), draw.uniform(0, 6)
+    y, x = np.mgrid[:height, :width]
+    across, along = np.sin(scale * x + phase), np.sin(scale * y + phase)
+    values = {"bars": across, "dots": across * along, "rings": np.sin(scale * np.hypot(x - 7, y - 6) + phase)}[kind]
+    levels = 127 + 100 * values[..., None] * draw.uniform(0.4, 1.0, 3) + draw.normal(0, 5, (height, width, 3))
+    return levels.clip(0, 255).astype(np.uint8)
+
+
+def folder_of(place: Path, count: int, first: int = 0) -> Path:
+    for kind in KINDS:
+        (place / kind).mkdir(parents=True)
+        for number in range(first, first + count):
+            Image.fromarray(picture(kind, number)).save(place / kind / f"{number}.png")
+    return place
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    place = tmp_path_factory.mktemp("photos")
+    folder_of(place / "train", 40)
+    folder_of(place / "test", 20, first=1000)
+    return place
+
+
+def tiny(photos: Path, folder: Path, **changes: Any) -> TransferSettings:
+    asked: dict[str, Any] = {
+        "data": str(photos), "cache": folder.parent / "cache", "folder": folder, "image_size": 8, "embed_dim": 16,
+        "depth": 1, "num_heads": 2, "pretrain": "fractal-10", "pretrain_steps": 10, "pretrain_batch_size": 16,
+        "num_steps": 60, "batch_size": 24, "warmup_steps": 5, "lr": 5e-3, "eval_once_every": 30, "device": "cpu",
+        "record_every": 10, "checkpoint_every": 20, "quiet": True,
+    }  # fmt: skip
+    return TransferSettings(**{**asked, **changes})
+
+
+@pytest.fixture(scope="module")
+def done(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[TransferSettings, TransferResult]:
+    asked = tiny(photos, tmp_path_factory.mktemp("transfer") / "run")
+    return asked, transfer.run(asked)
+
+
+def test_both_starts_learn_the_pictures(done: tuple[TransferSettings, TransferResult]) -> None:
+    asked, result = done
+    assert result.pretrained is not None and result.classes == KINDS
+    assert (result.train, result.test, result.origin) == (120, 60, "fractal-10")
+    for one in (result.pretrained, result.scratch):
+        assert one.low > 1 / 3 and one.low < one.accuracy < one.high  # better than chance
+        assert [seen for seen, _ in one.curve] == [30 * 24, 60 * 24] and one.curve[-1][1] == one.accuracy
+    told = json.loads((asked.folder / "result.json").read_text())
+    assert told["scratch"]["accuracy"] == result.scratch.accuracy and told["classes"] == list(KINDS)
+    assert (asked.folder / "transfer.png").stat().st_size > 10_000
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    place = checkpoint.latest(folder / "checkpoint")
+    assert place is not None
+    return checkpoint.load(place)["network"]  # type: ignore[no-any-return]
+
+
+class Stopped(Exception):
+    pass
+
+
+@pytest.mark.parametrize("start, step", [("scratch", 30), ("pretrained", 50)])
+def test_a_run_that_is_stopped_goes_on(
+    start: str, step: int, done: tuple[TransferSettings, TransferResult], tmp_path: Path, monkeypatch: Any
+) -> None:
+    """Bit for bit; what was trained before is not trained again."""
+    first, result = done
+    asked = replace(first, folder=tmp_path / "run")
+    written = transfer.Journal.write
+
+    def write(journal: Any, record: Any, figures: Any) -> None:
+        if journal.folder.name == start and record.step == step:
+            raise Stopped
+        written(journal, record, figures)
+
+    with monkeypatch.context() as patched, pytest.raises(Stopped):
+        patched.setattr(transfer.Journal, "write", write)
+        transfer.run(asked)
+    place = checkpoint.latest(asked.folder / start / "checkpoint")
+    assert place is not None and int(place.name.split("-")[1]) == step // 20 * 20
+    assert not (asked.folder / "result.json").exists()
+    assert transfer.run(asked) == result
+    for each in ("pretrained", "scratch"):
+        found, other = weights(asked.folder / each), weights(first.folder / each)
+        assert found.keys() == other.keys() and all(torch.equal(found[name], other[name]) for name in found)
+
+
+def test_the_pretrained_network_keeps_all_but_its_head(done: tuple[TransferSettings, TransferResult]) -> None:
+    asked, _ = done
+    trained = load_classifier(asked.folder / "pretraining").state_dict()
+    network, fresh = (transfer.network_of(asked, start, 3).state_dict() for start in ("pretrained", "scratch"))
+    kept = {name for name in trained if trained[name].shape == network[name].shape and name in network}
+    assert {name for name in trained if name not in kept} == {"head.weight", "head.bias"}
+    assert all(torch.equal(trained[name], network[name]) for name in kept)
+    assert network["head.weight"].shape == fresh["head.weight"].shape == (3, 16)
+    assert not torch.equal(fresh["patch_embed.proj.weight"], network["patch_embed.proj.weight"])
+    again = transfer.network_of(asked, "scratch", 3).state_dict()
+    assert all(torch.equal(fresh[name], again[name]) for name in fresh)
+
+
+def test_weights_of_another_run_are_a_start(done: tuple[TransferSettings, TransferResult], tmp_path: Path) -> None:
+    """The same ones, by another way, give the same; the folder of a run that pretrained has nothing of it."""
+    first, result = done
+    asked = replace(first, weights=first.folder / "pretraining", folder=tmp_path / "run")
+    found = transfer.run(asked)
+    assert found.pretrained == result.pretrained and not (tmp_path / "run" / "pretraining").exists()
+    with pytest.raises(InvalidValueError, match="image_size=8"):
+        transfer.run(replace(asked, image_size=4, folder=tmp_path / "other"))
+    with pytest.raises(InvalidValueError, match="no trained network"):
+        transfer.run(replace(asked, weights=tmp_path, folder=tmp_path / "third"))
+
+
+def test_from_scratch_alone_and_a_residual_network(photos: Path, tmp_path: Path) -> None:
+    asked = tiny(photos, tmp_path / "run", pretrain="none", num_steps=2, warmup_steps=0, model="resnet18", batch_size=4)
+    result = transfer.run(asked)
+    assert result.pretrained is None and result.origin == "none"
+    assert {"conv1.weight", "fc.weight"} <= weights(tmp_path / "run" / "scratch").keys()
+
+
+def test_a_residual_network_gets_a_new_head() -> None:
+    network = transfer.with_new_head(transfer.residual_network("resnet18", num_classes=10, image_size=8), 3)
+    assert network(torch.zeros(2, 3, 8, 8)).shape == (2, 3)
+
+
+def test_a_part_is_the_pictures_of_its_folder(photos: Path, tmp_path: Path) -> None:
+    images = real_images(photos, 12, cache=tmp_path)
+    test = images.stream("test", device="cpu")
+    batch = test.generate(range(60))
+    assert test.count == 60 and batch.labels.tolist() == [0] * 20 + [1] * 20 + [2] * 20
+    expected = [picture(kind, number) for kind in KINDS for number in range(1000, 1020)]
+    assert np.array_equal(batch.images, np.stack(expected)[:, :, 1:13].transpose(0, 3, 1, 2))  # about the middle
+    train = images.stream("train", device="cpu")
+    seen = [train.generate(range(start, start + 120)).latents["item"].astype(int).tolist() for start in (0, 120)]
+    assert sorted(seen[0]) == sorted(seen[1]) == list(range(120)) and seen[0] != seen[1]
+    levels = np.concatenate([picture(kind, number).reshape(-1, 3) for kind in KINDS for number in range(40)]) / 255
+    np.testing.assert_allclose(images.statistics(), (levels.mean(0), levels.std(0)), rtol=1e-9)
+
+
+@pytest.mark.parametrize("kind", ["folder", "zip", "parquet"])
+def test_pictures_in_one_part_are_shared_out(kind: str, photos: Path, tmp_path: Path) -> None:
+    source = photos / "train"
+    files = sorted(source.rglob("*.png"))
+    if kind == "zip":
+        with zipfile.ZipFile(tmp_path / "all.zip", "w") as archive:
+            for file in files:
+                archive.write(file, file.relative_to(source))
+        source = tmp_path / "all.zip"
+    if kind == "parquet":
+        from datasets import ClassLabel, Dataset, Features, Image as Picture
+
+        rows = {"image": [{"path": None, "bytes": file.read_bytes()} for file in files],
+                "label": [KINDS.index(file.parent.name) for file in files]}  # fmt: skip
+        form = Features({"image": Picture(), "label": ClassLabel(names=list(KINDS))})
+        source = tmp_path / "all.parquet"
+        Dataset.from_dict(rows, features=form).to_parquet(str(source))
+    images = real_images(source, 12, cache=tmp_path / "cache", test_share=0.3)
+    train, test = (images.stream(part, device="cpu") for part in ("train", "test"))
+    assert images.classes == KINDS and train.count + test.count == 120 and 20 <= test.count <= 55
+    items = [set(stream.generate(range(stream.count)).latents["item"].tolist()) for stream in (train, test)]
+    assert not items[0] & items[1]
+
+
+@pytest.fixture
+def cifar(tmp_path: Path, monkeypatch: Any) -> tuple[Path, npt.NDArray[np.uint8], list[int]]:
+    """CIFAR-10 with 6 and 4 pictures, as its authors write it; torchvision is not asked for the real one's digests."""
+    images = np.stack([picture(KINDS[number % 3], number, 32, 32) for number in range(10)])
+    labels = [3, 0, 9, 1, 1, 2, 5, 8, 0, 3]
+    place = tmp_path / "data" / "cifar-10-batches-py"
+    place.mkdir(parents=True)
+    for name, part in (("data_batch_1", slice(6)), ("test_batch", slice(6, 10))):
+        rows = images[part].transpose(0, 3, 1, 2).reshape(-1, 3072)
+        (place / name).write_bytes(pickle.dumps({"data": rows, "labels": labels[part]}))
+    titles = [f"thing {number}" for number in range(10)]
+    (place / "batches.meta").write_bytes(pickle.dumps({"label_names": titles}))
+    monkeypatch.setattr(datasets.CIFAR10, "train_list", [["data_batch_1", None]])
+    monkeypatch.setattr(datasets.CIFAR10, "test_list", [["test_batch", None]])
+    meta = {"filename": "batches.meta", "key": "label_names", "md5": None}
+    monkeypatch.setattr(datasets.CIFAR10, "meta", meta)
+    return place, images, labels
+
+
+@pytest.mark.parametrize("kind", ["folder above", "folder", "archive", "folder of the archive"])
+def test_cifar_is_read_from_where_it_lies(kind: str, cifar: Any, tmp_path: Path) -> None:
+    place, levels, labels = cifar
+    source = {"folder above": place.parent, "folder": place}.get(kind, tmp_path / "cifar-10-python.tar.gz")
+    if "archive" in kind:
+        with tarfile.open(source, "w:gz") as archive:
+            archive.add(place, place.name)
+        source = tmp_path if "folder" in kind else source
+    images = real_images(source, 32)
+    test = images.stream("test", device="cpu").generate(range(4))
+    assert np.array_equal(test.images, levels[6:].transpose(0, 3, 1, 2)) and test.labels.tolist() == labels[6:]
+    train = images.stream("train", device="cpu", flip=False).generate(range(6))
+    items = train.latents["item"].astype(int)
+    assert np.array_equal(train.images, levels[items].transpose(0, 3, 1, 2))
+    assert train.labels.tolist() == [labels[item] for item in items] and images.classes[9] == "thing 9"
+    half = real_images(source, 16).stream("test", device="cpu").generate(range(4)).images
+    means = levels[6:].reshape(4, 16, 2, 16, 2, 3).astype(int).sum((2, 4))
+    assert np.array_equal(half, ((means + 2) // 4).transpose(0, 3, 1, 2))
+    with pytest.raises(InvalidValueError, match="at most 32"):
+        real_images(source, 33)
+
+
+def test_odd_pictures_are_refused(photos: Path, tmp_path: Path, monkeypatch: Any) -> None:
+    with pytest.raises(InvalidValueError, match="nothing at"):
+        real_images(tmp_path / "none", 8, cache=tmp_path)
+    with pytest.raises(InvalidValueError, match="one class"):
+        real_images(photos / "train" / "bars", 8, cache=tmp_path)
+    with pytest.raises(InvalidValueError, match="test_share"):
+        real_images(photos, 8, cache=tmp_path, test_share=0.0)
+    folder_of(tmp_path / "odd" / "train", 2)
+    with pytest.raises(InvalidValueError, match="none of test, val"):
+        real_images(tmp_path / "odd", 8, cache=tmp_path)
+    (tmp_path / "odd" / "val" / "cubes").mkdir(parents=True)
+    Image.fromarray(picture("bars", 0)).save(tmp_path / "odd" / "val" / "cubes" / "0.png")
+    with pytest.raises(InvalidValueError, match="differ in the classes bars, cubes"):
+        real_images(tmp_path / "odd", 8, cache=tmp_path)
+    (tmp_path / "cifar-100-python").mkdir()
+    with pytest.raises(InvalidValueError, match="no whole CIFAR100"):
+        real_images(tmp_path, 8)
+
+
+def test_odd_settings_are_refused() -> None:
+    with pytest.raises(InvalidValueError, match="data is missing"):
+        TransferSettings()
+    with pytest.raises(UnknownNameError, match="did you mean 'fractal-1k'"):
+        TransferSettings(data="photos", pretrain="fractal-1")
