@@ -87,11 +87,14 @@ def checked(item: Field[Any], kind: Any, value: Any) -> Any:
 
 def apart(text: str, kind: type) -> tuple[Any, ...]:
     """The values that commas separate, as numbers where a number stands; what is none is refused by its own check."""
-    words = [word.strip() for word in text.split(",") if word.strip()]
-    try:
-        return tuple(kind(word) for word in words)
-    except ValueError:
-        return tuple(words)
+
+    def value(word: str) -> Any:
+        try:
+            return kind(word)
+        except ValueError:
+            return word
+
+    return tuple(value(word.strip()) for word in text.split(",") if word.strip())
 
 
 def checked_one(item: Field[Any], kind: type, value: Any) -> Any:
