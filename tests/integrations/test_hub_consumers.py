@@ -9,12 +9,11 @@ from __future__ import annotations
 import json
 import math
 import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+from warm import Warm
 
 pytest.importorskip("datasets")
 pytest.importorskip("torch")
@@ -153,7 +152,7 @@ learn(load_dataset("fractal-10", **asked).with_format("torch"), 32, stacked)
 """
 
 
-def run(script: str, *arguments: str, folder: Path) -> list[dict[str, Any]]:
+def run(warm: Warm, script: str, *arguments: str, folder: Path) -> list[dict[str, Any]]:
     """A script's reports, run in an empty folder with caches of its own and every connection refused."""
     place = folder / "empty"
     place.mkdir(exist_ok=True)
@@ -161,9 +160,8 @@ def run(script: str, *arguments: str, folder: Path) -> list[dict[str, Any]]:
     nowhere = dict.fromkeys(("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"), "http://127.0.0.1:9")
     caches = {"HF_HOME": str(folder / "hf"), "TORCH_HOME": str(folder / "torch"), "OMP_NUM_THREADS": "1"}
     assert script is TRAINER or "fractal_streams" not in script
-    command = [sys.executable, "-W", "ignore", "-c", NETWORK + script, *arguments]
-    there = {**kept, **nowhere, **caches}
-    done = subprocess.run(command, cwd=place, env=there, capture_output=True, text=True, timeout=300)
+    command = ["-c", NETWORK + script, *arguments]
+    done = warm.run(command, cwd=place, env={**kept, **nowhere, **caches}, timeout=300)
     assert done.returncode == 0, done.stderr[-3000:]
     found = [json.loads(line) for line in done.stdout.splitlines() if line.startswith('{"first"')]
     print(found)
@@ -175,31 +173,31 @@ def stub(folder: Path, samples: int) -> str:
     return str(write_stub(folder / "stub", "fractal-10", splits=splits, height=16, width=16).parent)
 
 
-def test_timm(tmp_path: Path) -> None:
+def test_timm(tmp_path: Path, warm: Warm) -> None:
     pytest.importorskip("timm")
-    whole, in_workers = run(TIMM, stub(tmp_path, 1600), folder=tmp_path)
+    whole, in_workers = run(warm, TIMM, stub(tmp_path, 1600), folder=tmp_path)
     assert (whole["steps"], whole["samples"]) == (50, 1600)
     assert (in_workers["steps"], in_workers["samples"]) == (52, 32 * 52)  # each of 4 workers has 13 batches
     for found in (whole, in_workers):
         assert found["last"] < 0.85 * CHANCE < found["first"]
 
 
-def test_image_classification_with_transformers(tmp_path: Path) -> None:
+def test_image_classification_with_transformers(tmp_path: Path, warm: Warm) -> None:
     pytest.importorskip("transformers")
-    (found,) = run(IMAGE_CLASSIFICATION, stub(tmp_path, 1200), str(tmp_path / "out"), folder=tmp_path)
+    (found,) = run(warm, IMAGE_CLASSIFICATION, stub(tmp_path, 1200), str(tmp_path / "out"), folder=tmp_path)
     assert found["samples"] == 1200 and found["steps"] == 64
     assert found["last"] < 0.9 * CHANCE and found["eval"] < 0.95 * CHANCE
 
 
-def test_unconditional_generation_with_diffusers(tmp_path: Path) -> None:
+def test_unconditional_generation_with_diffusers(tmp_path: Path, warm: Warm) -> None:
     pytest.importorskip("diffusers")
-    (found,) = run(UNCONDITIONAL, stub(tmp_path, 1600), str(tmp_path / "cache"), folder=tmp_path)
+    (found,) = run(warm, UNCONDITIONAL, stub(tmp_path, 1600), str(tmp_path / "cache"), folder=tmp_path)
     assert found["steps"] == 50 and found["samples"] == 1600
     assert found["last"] < 0.5 < 0.7 < found["first"]
 
 
-def test_trainer_on_an_endless_stream_of_ready_batches_and_of_images(tmp_path: Path) -> None:
+def test_trainer_on_an_endless_stream_of_ready_batches_and_of_images(tmp_path: Path, warm: Warm) -> None:
     pytest.importorskip("transformers")
-    batches, images = run(TRAINER, str(tmp_path / "out"), folder=tmp_path)
+    batches, images = run(warm, TRAINER, str(tmp_path / "out"), folder=tmp_path)
     for found in (batches, images):
         assert found["steps"] == 50 and found["last"] < 0.85 * CHANCE

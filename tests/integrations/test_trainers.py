@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import os
 import socket
-import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterable
@@ -17,18 +16,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from warm import Warm
 
 TESTS = Path(__file__).parents[1]
 
 
-def result_of(function: Callable[[], Any], *packages: str) -> Any:
-    """What a function of this file returns in a fresh process."""
+def result_of(warm: Warm, function: Callable[[], Any], *packages: str) -> Any:
+    """What a function of this file returns in a process of its own."""
     for package in ("torch", *packages):
         pytest.importorskip(package)
-    run = subprocess.run(
-        [sys.executable, "-W", "ignore", __file__, function.__name__],
-        capture_output=True, text=True, timeout=300, env={**os.environ, "PYTHONPATH": str(TESTS), **QUIET},
-    )  # fmt: skip
+    environment = {**os.environ, "PYTHONPATH": str(TESTS), **QUIET}
+    run = warm.run([__file__, function.__name__], cwd=TESTS, env=environment, timeout=300)
     assert run.returncode == 0, run.stdout + run.stderr
     return json.loads(run.stdout.splitlines()[-1])
 
@@ -101,9 +99,9 @@ def gloo() -> Any:
     return first, second, last
 
 
-def test_real_worlds_of_two_and_three_share_every_index_once() -> None:
+def test_real_worlds_of_two_and_three_share_every_index_once(warm: Warm) -> None:
     begin = 0
-    for ranks, end in zip(result_of(gloo), (48, 123, 200), strict=True):
+    for ranks, end in zip(result_of(warm, gloo), (48, 123, 200), strict=True):
         for which in (0, 2):
             assert sorted(joined(rank[which] for rank in ranks)) == list(range(begin, end))
         assert all(rank[1]["position"] == end for rank in ranks)
@@ -149,8 +147,8 @@ def prepared() -> Any:
     return in_world(2, ways, ((0, None), (2, "fork"), (2, "spawn"))), in_world(1, ways, ((0, None), (2, "fork")))
 
 
-def test_preparing_a_loader_that_shards_itself_is_refused() -> None:
-    two, one = result_of(prepared, "accelerate")
+def test_preparing_a_loader_that_shards_itself_is_refused(warm: Warm) -> None:
+    two, one = result_of(warm, prepared, "accelerate")
     assert len(two[0]) == 30 and len(one[0]) == 24
     for case, other in zip(*two, strict=True):
         dispatch, batch, *_, own, got = case
@@ -198,8 +196,8 @@ def accelerated() -> Any:
         return in_world(2, train, folder, 5, False), in_world(1, train, folder, None, True)
 
 
-def test_accelerate_with_a_loader_sees_every_index_once_over_two_ranks_and_a_resume_on_one() -> None:
-    two, one = result_of(accelerated, "accelerate")
+def test_accelerate_with_a_loader_sees_every_index_once_over_two_ranks_and_a_resume_on_one(warm: Warm) -> None:
+    two, one = result_of(warm, accelerated, "accelerate")
     assert sorted(two[0] + two[1]) == list(range(40)) and set(two[0]).isdisjoint(two[1])
     assert one[0] == list(range(40, 64))
 
@@ -287,8 +285,8 @@ def lightning() -> Any:
     return found, first, alone, learner.losses
 
 
-def test_lightning_learns_and_goes_on_with_the_very_next_sample() -> None:
-    found, ranks, alone, losses = result_of(lightning, "lightning")
+def test_lightning_learns_and_goes_on_with_the_very_next_sample(warm: Warm) -> None:
+    found, ranks, alone, losses = result_of(warm, lightning, "lightning")
     assert len(losses) == 60 and sum(losses[-10:]) < 0.75 * sum(losses[:10])
     for name, (whole, again, later) in found.items():
         epochs = name in ("epochs", "uneven")
@@ -359,8 +357,8 @@ def huggingface() -> Any:
     return alone, resumed, {way: in_world(2, train, way, 4, 8) for way in ("plain", "shared", "loader")}
 
 
-def test_transformers_trainer_learns_and_never_loses_samples_in_silence() -> None:
-    alone, resumed, two = result_of(huggingface, "transformers", "accelerate")
+def test_transformers_trainer_learns_and_never_loses_samples_in_silence(warm: Warm) -> None:
+    alone, resumed, two = result_of(warm, huggingface, "transformers", "accelerate")
     for losses, seen in alone.values():
         assert sum(losses[-2:]) < 0.9 * sum(losses[:2])
         assert seen[: 60 * 32] == list(range(60 * 32))
@@ -396,8 +394,8 @@ def stateful() -> Any:
     return found
 
 
-def test_torchdata_resumes_behind_ten_million_samples_at_once() -> None:
-    plain, forked = result_of(stateful, "torchdata")
+def test_torchdata_resumes_behind_ten_million_samples_at_once(warm: Warm) -> None:
+    plain, forked = result_of(warm, stateful, "torchdata")
     assert plain[1] == forked[1] == list(range(10_000_000, 10_000_050))
     assert plain[0] == [50]  # and nothing before it
 
