@@ -22,6 +22,7 @@ import sys
 import threading
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, fields
 from itertools import product
 from pathlib import Path
@@ -218,46 +219,46 @@ class Slot(threading.Thread):
         self.ended, self.guard = False, threading.Lock()
 
     def run(self) -> None:
-        while not self.ended:
-            try:
+        try:
+            while not self.ended:
                 asked = self.line.get_nowait()
-            except queue.Empty:
-                break
-            asked.folder.mkdir(parents=True, exist_ok=True)
-            (asked.folder / "failure.json").unlink(missing_ok=True)
-            said = self.answer(asked)
-            if said is not None and said["outcome"] != "trained":
-                write_json(asked.folder / "failure.json", {**said, "settings": asked.decisive()})
-        self.end()
+                asked.folder.mkdir(parents=True, exist_ok=True)
+                (asked.folder / "failure.json").unlink(missing_ok=True)
+                said = self.answer(asked)
+                if said is not None and said["outcome"] != "trained":
+                    write_json(asked.folder / "failure.json", {**said, "settings": asked.decisive()})
+        except queue.Empty:
+            pass
+        finally:
+            self.end()
+            self.forget()
 
     def answer(self, asked: ViTSettings) -> dict[str, str] | None:
         """What the process says of a run; None if it was ended meanwhile."""
         with self.guard:
             if self.ended:
                 return None
-            if self.worker is None or self.worker.poll() is not None:
-                self.worker = self.started()
-            worker = self.worker
+            worker = self.worker = self.worker or self.started()
         told = {item.name: getattr(asked, item.name) for item in fields(asked)}
-        try:
+        said = {"outcome": "failed"}
+        with suppress(OSError):  # of a process that is no longer there
             worker.stdin.write(json.dumps(told, default=str) + "\n")  # type: ignore[union-attr]
             worker.stdin.flush()  # type: ignore[union-attr]
             line = worker.stdout.readline()  # type: ignore[union-attr]
-        except OSError:
-            line = ""
+            said = json.loads(line) if line else said
         if self.ended:
             return None
-        if not line:
-            return {"outcome": "failed", "error": f"its process ended with {worker.wait()}: see {self.log.name}"}
-        said: dict[str, str] = json.loads(line)
         if said["outcome"] == "failed":
-            worker.wait()
+            code = worker.wait()
+            self.forget()
+            return {"error": f"its process ended with {code}: see {self.log.name}", **said}
         return said
 
     def started(self) -> subprocess.Popen[str]:
         with self.log.open("a") as log:
             return subprocess.Popen(
-                [sys.executable, *WORKER], env=self.environment, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, start_new_session=True,
+                [sys.executable, *WORKER], env=self.environment, text=True, stderr=log, start_new_session=True,
+                stdin=subprocess.PIPE, stdout=subprocess.PIPE,
             )  # fmt: skip
 
     def end(self) -> None:
@@ -273,6 +274,14 @@ class Slot(threading.Thread):
         except subprocess.TimeoutExpired:
             worker.kill()
             worker.wait()
+
+    def forget(self) -> None:
+        """Close the pipes of a process that has ended."""
+        with self.guard:
+            worker, self.worker = self.worker, None
+        for pipe in (worker.stdin, worker.stdout) if worker is not None else ():
+            with suppress(OSError):
+                pipe.close()  # type: ignore[union-attr]
 
 
 app = command(SweepSettings, run)

@@ -18,14 +18,13 @@ from fractal_streams.recipes.resnet import ResNetSettings
 
 def test_it_learns_and_leaves_its_model(tmp_path: Path) -> None:
     settings = ResNetSettings(
-        image_size=8, num_steps=16, batch_size=16, record_every=4, eval_once_every=8, eval_steps=2,
-        checkpoint_every=8, warmup_steps=2, final_samples=64, lr_base=0.02, lr_embedding=0.02, device="cpu",
-        quiet=True, folder=tmp_path,
+        image_size=8, num_samples_per_class=1, num_steps=8, batch_size=10, record_every=1, eval_steps=1,
+        warmup_steps=2, final_samples=40, lr_base=0.02, lr_embedding=0.02, device="cpu", quiet=True, folder=tmp_path,
     )  # fmt: skip
     result = resnet.run(settings)
     rows = read_records(tmp_path)
     print([row["loss"] for row in rows])
-    assert rows[-1]["loss"] < 0.9 * rows[0]["loss"]
+    assert rows[-1]["loss"] < 0.3 * rows[0]["loss"]
     images = opened(settings, "test", "cpu").generate(range(3)).torch().images
     network, found = load_classifier(tmp_path), load_features(tmp_path)(images)
     with torch.no_grad():
