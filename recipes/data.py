@@ -42,8 +42,9 @@ def opened(
     names = {"height": data.image_size, "width": data.image_size, "num_classes": data.num_classes}
     asked = {**names, "iterations": data.max_iter}
     own_mean, own_std = channel_statistics(data.preset)
+    place = str(device)  # that of a rank is cpu:0
     return open_stream(
-        data.preset, seed=data.data_seed, split=split, device=str(device), dtype=dtype,
+        data.preset, seed=data.data_seed, split=split, device="cpu" if place.startswith("cpu") else place, dtype=dtype,
         mean=own_mean if mean is None else mean, std=own_std if std is None else std,
         **{name: value for name, value in asked.items() if value is not None},
     )  # fmt: skip

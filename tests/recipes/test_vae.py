@@ -306,7 +306,7 @@ def test_a_killed_run_goes_on_to_the_same_weights(finished: tuple[vae.Result, Pa
 @pytest.mark.slow
 def test_two_ranks_train_as_one(finished: tuple[vae.Result, Path], tmp_path: Path) -> None:
     """The same global batches: the likelihood of the first record differs only by what each rank draws for itself."""
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "0"]
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     own = ["-m", "fractal_streams.recipes.vae", *COMMAND, "--quiet", "--betas", "20", "--folder", str(tmp_path)]
     subprocess.run([*command, *own], check=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
     told = json.loads((tmp_path / "result.json").read_text())["runs"][0]
