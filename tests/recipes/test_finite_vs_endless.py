@@ -21,7 +21,7 @@ pytest.importorskip("accelerate")
 pytest.importorskip("matplotlib")
 pytest.importorskip("rich")
 
-from fractal_streams.recipes import checkpoint, finite_vs_endless
+from fractal_streams.recipes import checkpoint, finite_vs_endless, journal
 from fractal_streams.recipes.crossover import Curve, leaving, table
 from fractal_streams.recipes.finite_vs_endless import FiniteVsEndless, FiniteVsEndlessSettings, flipped_loss, run
 from PIL import Image
@@ -50,6 +50,13 @@ def one_thread() -> Iterator[None]:
 def trained(tmp_path_factory: pytest.TempPathFactory, one_thread: None) -> tuple[FiniteVsEndless, Path]:
     folder = tmp_path_factory.mktemp("finite") / "out"
     return run(FiniteVsEndlessSettings(**TINY, folder=folder)), folder
+
+
+@pytest.fixture
+def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pictures that a test doesn't look at take longer than its training."""
+    monkeypatch.setattr(journal, "draw_curves", lambda *given: None)
+    monkeypatch.setattr(finite_vs_endless, "draw_crossover", lambda *given: None)
 
 
 def curve(size: int | None, samples: Any, loss: Any, spread: float = 0.0) -> Curve:
@@ -128,7 +135,7 @@ def test_the_finite_set_is_learned_by_heart_and_the_endless_stream_is_learned(
     assert told["curves"][1]["test_loss"] == result.curves[1].test_loss.tolist()
 
 
-def test_lines_begin_with_the_same_weights_and_seeds_with_others(tmp_path: Path) -> None:
+def test_lines_begin_with_the_same_weights_and_seeds_with_others(tmp_path: Path, undrawn: None) -> None:
     untrained = {"lr": 0.0, "num_steps": 1, "sizes": (24,), "seeds": (0, 1), "ema": 0.0}
     run(FiniteVsEndlessSettings(**{**TINY, **untrained}, folder=tmp_path))
     names = [f"{line}-seed-{seed}" for seed in (0, 1) for line in ("24-samples", "endless")]
@@ -138,7 +145,7 @@ def test_lines_begin_with_the_same_weights_and_seeds_with_others(tmp_path: Path)
 
 
 def test_a_stopped_run_goes_on_as_if_it_had_not_been(
-    trained: tuple[FiniteVsEndless, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    trained: tuple[FiniteVsEndless, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, undrawn: None
 ) -> None:
     result, folder = trained
     settings = FiniteVsEndlessSettings(**TINY, folder=tmp_path)

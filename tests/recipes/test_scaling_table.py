@@ -34,7 +34,8 @@ from PIL import Image
 TINY: dict[str, Any] = {
     "device": "cpu", "preset": "fractal-10", "image_size": 8, "widths": (32, 16), "head_width": 16, "depth": 1,
     "num_steps": 120, "batch_size": 16, "warmup_steps": 10, "lr_base": 5e-3, "lr_embedding": 5e-3, "ema": 0.9,
-    "test_samples": 100, "points": 16, "eval_once_every": 60, "checkpoint_every": 60, "fit_from": 0.05, "resamples": 5, "quiet": True,
+    "test_samples": 100, "points": 16, "eval_once_every": 60, "checkpoint_every": 60, "fit_from": 0.05, "resamples": 5,
+    "quiet": True,
 }  # fmt: skip
 
 
