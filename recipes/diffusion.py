@@ -326,7 +326,7 @@ def picture_size(stream: Stream) -> int:
 
 def chosen(stream: Stream, settings: DiffusionSettings) -> list[int]:
     """Held-out indices for a sheet: so many of each class, or the first if there are more classes than rows."""
-    first, columns = BLOCK * settings.val_seed, settings.columns
+    first, columns = BLOCK * int(settings.val_seed), settings.columns
     if stream.num_classes > ROWS:
         return list(range(first, first + ROWS * columns))
     labels = stream.labels(range(first, first + 20 * columns * stream.num_classes))

@@ -257,10 +257,10 @@ def test_a_run_that_is_killed_goes_on_to_the_same_weights(tmp_path: Path) -> Non
 @pytest.mark.slow
 @pytest.mark.parametrize("prediction", ["v", "epsilon"])
 def test_the_unet_learns(prediction: str, tmp_path: Path) -> None:
-    others = {"denoiser": "unet", "prediction": prediction, "num_steps": 150, "num_classes": 2, "image_size": 16}
+    others = {"denoiser": "unet", "prediction": prediction, "num_steps": 50}
     run(small(tmp_path, **others))
     rows = read_records(tmp_path)
-    assert rows[-1]["loss"] < 0.7 * rows[0]["loss"]
+    assert rows[-1]["loss"] < {"v": 0.85, "epsilon": 0.6}[prediction] * rows[0]["loss"]
 
 
 @pytest.mark.gpu
