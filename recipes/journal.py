@@ -113,7 +113,9 @@ class Journal:
         due = record.step == steps or time.monotonic() - self.told >= PAUSE
         if due and self.shown and not self.console.is_terminal:
             self.told = time.monotonic()
-            self.console.print(f"{self.title}: step {record.step:,} of {steps:,}, {note}", highlight=False)
+            self.console.print(
+                f"{self.title}: step {record.step:,} of {steps:,}, {note}", highlight=False, soft_wrap=True
+            )
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

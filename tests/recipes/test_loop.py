@@ -19,6 +19,7 @@ from fractal_streams.recipes.loop import Loop, LoopSettings, image_type, open_ac
 from small_training import Seen, adam, noisy, pictures, plain, same, small_loop, weights
 from torch import Tensor, nn
 
+from fractal_streams import open_stream
 from fractal_streams.errors import DeviceError, DivergedError, InvalidValueError
 from fractal_streams.stream import Stream
 
@@ -379,3 +380,16 @@ def test_half_precision_scales_its_gradient_and_resumes(tmp_path: Path) -> None:
     assert later.resume(tmp_path)
     assert later.accelerator.scaler.state_dict() == loop.accelerator.scaler.state_dict()
     assert list(later)[-1].loss == pytest.approx(list(loop)[-1].loss, rel=1e-2)
+
+
+@pytest.mark.gpu
+def test_many_steps_of_a_gpu_are_read_from_its_own_clock(tmp_path: Path) -> None:
+    steps = 2 * timing.BLOCK + 80
+    stream = open_stream("fractal-10", height=8, width=8, dtype="bfloat16", device="cuda")
+    loop = small_loop(device="cuda", num_steps=steps, record_every=steps, stream=stream, ema=0.9)
+    (record,) = loop
+    assert record.step == steps and 0.0 <= record.waiting <= 1.0 and record.images_per_second > 0
+    assert 0 < record.memory < 2**30 and image_type(loop.accelerator) == "bfloat16"
+    loop.save(tmp_path)
+    later = small_loop(device="cuda", num_steps=steps, stream=stream, ema=0.9)
+    assert later.resume(tmp_path) and same(weights(later), weights(loop)) and list(later) == []

@@ -90,54 +90,53 @@ def test_ranks_have_the_same_buffers_whenever_a_record_is_told(tmp_path: Path) -
     assert last.resume(tmp_path) and last.step == 8 and ranks[0]["sums"] == sums(last)
 
 
-def killed(folder: Path, settings: dict[str, Any], when: float | None) -> int:
-    """The step that a training's checkpoint is of when it is killed, behind its first one or after some seconds."""
+def killed(folder: Path, settings: dict[str, Any], pause: float = 0.0) -> int:
+    """The step of the checkpoint that a training leaves that is killed so many seconds behind its first new one."""
+    before = checkpoint.latest(folder)
     (process,) = started(folder, settings)
     try:
         limit = time.monotonic() + 120
-        while when is None and checkpoint.latest(folder) is None and time.monotonic() < limit:
+        while checkpoint.latest(folder) == before and time.monotonic() < limit:
             time.sleep(0.01)
-        time.sleep(when or 0.0)
+        time.sleep(pause)
         assert process.poll() is None, "it was done before it was killed"
     finally:
         process.send_signal(signal.SIGKILL)
         process.wait()
     last = checkpoint.latest(folder)
-    return int(last.name.split("-")[1]) if last else 0
+    assert last is not None
+    return int(last.name.split("-")[1])
 
 
 def test_a_killed_run_resumes_bit_for_bit(tmp_path: Path) -> None:
     asked: dict[str, Any] = {"num_steps": 4000, "record_every": 5, "checkpoint_every": 5, "ema": 0.9}
-    step = killed(tmp_path, {**asked, "model": "noisy"}, None)
-    assert step >= 5
+    step = killed(tmp_path, {**asked, "model": "noisy"})
     later, straight = small_loop(noisy, **asked), small_loop(noisy, **asked)
-    assert later.resume(tmp_path)
+    assert later.resume(tmp_path) and later.step == step >= 5
     for loop in (later, straight):
         for record in loop:
             if record.step >= step + 10:
                 break
-    assert later.step == straight.step and same(weights(later), weights(straight))
+    assert later.step == straight.step == step + 10 and same(weights(later), weights(straight))
     assert same(later.average.state_dict(), straight.average.state_dict())
 
 
 @pytest.mark.slow
 def test_a_run_killed_at_random_times_gives_the_same_weights(tmp_path: Path) -> None:
     """Again and again, at any moment of a step or of a save, until it is done."""
-    asked: dict[str, Any] = {"num_steps": 600, "record_every": 1, "checkpoint_every": 1, "ema": 0.9}
-    chosen, steps = random.Random(7), []
-    for _ in range(8):
-        (process,) = started(tmp_path, {**asked, "model": "noisy"})
-        time.sleep(chosen.uniform(4.0, 8.0))
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-        last = checkpoint.latest(tmp_path)
-        steps.append(int(last.name.split("-")[1]) if last else 0)
-    assert steps == sorted(steps) and steps[-1] > 0
-    (told,) = trained(tmp_path, {**asked, "model": "noisy"}, 1)
-    later, straight = small_loop(noisy, **asked), finished(small_loop(noisy, **asked))
-    assert later.resume(tmp_path) and later.step == 600
-    assert same(weights(later), weights(straight)) and not list(tmp_path.glob(".step-*"))
-    assert told["sums"] == sums(straight)
+    asked: dict[str, Any] = {"num_steps": 3000, "record_every": 1, "checkpoint_every": 1, "ema": 0.9}
+    chosen = random.Random(7)
+    steps = [killed(tmp_path, {**asked, "model": "noisy"}, chosen.uniform(0.0, 1.0)) for _ in range(6)]
+    assert steps == sorted(set(steps)) and 0 < steps[-1] < 3000
+    end = steps[-1] + 5
+    later, straight = small_loop(noisy, **asked), small_loop(noisy, **asked)
+    assert later.resume(tmp_path) and later.step == steps[-1]
+    for loop in (later, straight):
+        next(record for record in loop if record.step == end)
+    assert same(weights(later), weights(straight))
+    assert same(later.average.state_dict(), straight.average.state_dict())
+    later.save(tmp_path)
+    assert [each.name for each in tmp_path.iterdir()] == [f"step-{end:09d}"]
 
 
 def compiled_by(backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
