@@ -104,7 +104,7 @@ def run(settings: BaselineSettings) -> BaselineResult:
     test = opened(settings, "test", accelerator.device, kind)
     edge = edge_of(stream)
     seeded("weights", settings.seed)
-    network = build(settings.baseline, stream.num_classes, edge)
+    network = build(settings.baseline, stream.num_classes, edge).to(accelerator.device)
     optimizer = adamw(network, BASELINES[settings.baseline], fused=accelerator.device.type == "cuda")
     loop = Loop(network, classification_loss, optimizer, stream, settings, accelerator)
     loop.resume(settings.folder / "checkpoint")

@@ -71,6 +71,7 @@ class TransferSettings(LoopSettings):
     num_heads: int = option(VIT_TINY["num_heads"], "Of a ViT.", low=1)
     pretrain_steps: int = option(3000, "Updates of the weights on fractals.", low=1)
     pretrain_batch_size: int = option(1024, "Fractals of an update.", low=1)
+    pretrain_samples: int = option(10_000, "Held-out fractals.", low=1, changes_nothing=True)
     num_steps: int = option(2000, "Updates of the weights on pictures.", low=1)
     lr: float = option(5e-4, "Highest rate on pictures.", low=0.0)
     clip: float | None = option(1.0, "Largest norm of the gradient.", low=1e-12)
@@ -160,6 +161,7 @@ def pretrained(settings: TransferSettings) -> None:
         **{name: getattr(settings, name) for name in own}, "preset": settings.pretrain,
         "image_size": settings.image_size, "num_steps": settings.pretrain_steps, "quiet": settings.quiet,
         "batch_size": settings.pretrain_batch_size, "folder": pretrained_folder(settings),
+        "final_samples": settings.pretrain_samples,
     }  # fmt: skip
     if settings.model == "vit":
         shape = {name: getattr(settings, name) for name in VIT_TINY}
@@ -175,7 +177,7 @@ def tuned(settings: TransferSettings, start: str, images: RealImages) -> Tuned:
     shared = {item.name: getattr(settings, item.name) for item in dataclasses.fields(LoopSettings)}
     origin = weights_digest(pretrained_folder(settings)) if start == "pretrained" else ""
     own = TuningSettings(**shared, start=start, origin=origin, images=training.digest(), lr=settings.lr)
-    network = network_of(settings, start, len(images.classes))
+    network = network_of(settings, start, len(images.classes)).to(accelerator.device)
     optimizer = adamw(network, own.lr, fused=accelerator.device.type == "cuda")
     loop = Loop(network, classification_loss, optimizer, training, own, accelerator)
     folder = settings.folder / start

@@ -169,7 +169,7 @@ def graded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, dif
     patched = pytest.MonkeyPatch()
     patched.setattr(baselines, "CNN_WIDTH", 8)
     asked = DifficultySettings(
-        **TINY, folder=folder, presets=("fractal-10k@8", "fractal-10@8"), baselines=("linear", "cnn")
+        **TINY, folder=folder, presets=("fractal-1k@8", "fractal-10@8"), baselines=("linear", "cnn")
     )
     yield folder, difficulty.run(asked)
     patched.undo()
@@ -177,18 +177,18 @@ def graded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, dif
 
 def test_presets_are_ranked_by_their_best_baseline(graded: tuple[Path, difficulty.DifficultyResult]) -> None:
     folder, found = graded
-    assert [each.name for each in found.gradings] == ["fractal-10@8", "fractal-10k@8"]
+    assert [each.name for each in found.gradings] == ["fractal-10@8", "fractal-1k@8"]
     easier, harder = found.gradings
     assert easier.best.low > 0.14 > harder.best.high and harder.grade == "unsolved"
     for each in found.gradings:
         assert each.best.accuracy == max(result.accuracy for result in each.results)
     told = json.loads((folder / "grades.json").read_text())
-    assert [each["preset"] for each in told] == ["fractal-10@8", "fractal-10k@8"]
+    assert [each["preset"] for each in told] == ["fractal-10@8", "fractal-1k@8"]
     assert BaselineResult(**told[0]["results"][0]) == easier.best
     table = (folder / "table.md").read_text().splitlines()
     assert len(table) == 4 and len({line.count("|") for line in table}) == 1
     assert table[2].startswith("| fractal-10 | 8 | 10 | 10 |") and f"{100 * easier.best.accuracy:.1f} (" in table[2]
-    assert table[3].startswith("| fractal-10k | 8 | 10,000 | 0.01 |") and table[3].endswith("| unsolved |")
+    assert table[3].startswith("| fractal-1k | 8 | 1,000 | 0.1 |") and table[3].endswith("| unsolved |")
     assert (folder / "difficulty.png").stat().st_size > 10_000
 
 
