@@ -126,11 +126,11 @@ def table(curves: Sequence[Curve], margin: float) -> list[Row]:
 
 def show_table(rows: Sequence[Row], margin: float) -> None:
     shown = Table(
-        title="test loss, nats: the best and where, the last, that on seen samples, and where a line stays more than "
+        title="test loss, nats: the best and where, the last, that on seen samples, and where a line leaves: stays more than "
         f"{margin:.0%} above the endless one",
-        box=SIMPLE, padding=(0, 1, 0, 0),
+        box=SIMPLE, padding=(0, 1, 0, 0), pad_edge=False,
     )  # fmt: skip
-    titles = ("samples", "epochs", "best", "at", "last", "seen", "right", "leaves at", "epochs")
+    titles = ("samples", "epochs", "best", "at", "last", "seen", "right", "leaves", "epochs")
     for title in titles:
         shown.add_column(title, justify="right", no_wrap=True)
     for row in rows:

@@ -63,7 +63,7 @@ class FiniteVsEndlessSettings(CurveSettings, DataSettings):
     weight_decay: float = option(0.05, "Of AdamW.", low=0.0)
     augment: bool = option(False, "Flip pictures at random in training, upside down: their classes stay.")
     preset: str = option("fractal-100", "A preset, a formula, or a spec's JSON file.")
-    num_steps: int = option(10_000, "Updates of the weights.", low=1)
+    num_steps: int = option(12_000, "Updates of the weights.", low=1)
     batch_size: int = option(512, "Samples of an update, of all ranks together.", low=1)
     schedule: str = option("constant", "Of the rate behind the warm-up.", choices=("cosine", "constant"))
     ema: float = option(0.995, "Share of the average of weights that stays in a step.", low=0.0, high=1.0)

@@ -14,6 +14,7 @@ from fractal_streams.errors import missing_extra
 try:
     import matplotlib
     from matplotlib.figure import Figure
+    from matplotlib.ticker import LogFormatter
     from rich.box import SIMPLE
     from rich.console import Console
     from rich.table import Table
@@ -24,8 +25,8 @@ except ImportError as error:
 def show_scaling(result: Any) -> None:
     """The models, the losses at each budget of compute, and both laws."""
     console = Console()
-    models = Table(title=f"models, {result.device}", box=SIMPLE)
-    for title in ("width", "weights", "MFLOP/sample", "samples", "PFLOP", "loss", "right", "images/s"):
+    models = Table(title=f"models, {result.device}; MFLOP of training on a sample", box=SIMPLE, padding=(0, 1, 0, 0))
+    for title in ("width", "weights", "MFLOP", "samples", "PFLOP", "loss", "right", "images/s"):
         models.add_column(title, justify="right")
     for curve in result.curves:
         models.add_row(
@@ -68,6 +69,10 @@ def formula(law: Fit) -> str:
     return " + ".join([f"{law.floor:.3g}", *powers])
 
 
+def said(law: Fit) -> str:
+    return f"L = {formula(law)}{'' if law.identified else ', not identified'}"
+
+
 def coefficients(law: Fit) -> list[str]:
     """Each coefficient with its interval."""
     return [
@@ -86,7 +91,7 @@ def draw_scaling(path: Path, result: Any, fit_from: float, title: str) -> None:
         float(curve.compute[np.searchsorted(curve.samples, fit_from * curve.samples[-1])]) for curve in result.curves
     )
     for curve, colour in zip(result.curves, shades, strict=True):
-        label = f"width {curve.width}, {curve.weights / 1e6:.2g} M weights"
+        label = f"width {curve.width}, {curve.weights:,} weights"
         left.plot(curve.compute, curve.test_loss, ".-", color=colour, linewidth=1.4, markersize=4, label=label)
         right.plot(curve.compute, curve.test_accuracy, ".-", color=colour, linewidth=1.4, markersize=4)
         fitted = curve.samples >= fit_from * curve.samples[-1]
@@ -101,11 +106,16 @@ def draw_scaling(path: Path, result: Any, fit_from: float, title: str) -> None:
         linewidth=2,
         label=f"L = {formula(result.by_compute)}",
     )
-    left.plot([], [], ":", color="0.4", label=f"L = {formula(result.by_size)}")
+    left.plot([], [], ":", color="0.4", label=said(result.by_size))
     left.set(xscale="log", yscale="log", xlabel="compute of training, FLOP", ylabel="test loss, nats")
     right.set(xscale="log", xlabel="compute of training, FLOP", ylabel="test accuracy", ylim=(0.0, None))
     right.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
-    left.legend(fontsize=8, framealpha=0.9, title="C in PFLOP; N, D in millions", title_fontsize=8, loc="lower left")
+    left.yaxis.set_major_formatter(LogFormatter(minor_thresholds=(3, 1.5)))
+    left.yaxis.set_minor_formatter(LogFormatter(minor_thresholds=(3, 1.5)))
+    right.legend(
+        *left.get_legend_handles_labels(), fontsize=8, loc="upper left", framealpha=0.9,
+        title="C in PFLOP; N weights, D samples, in millions", title_fontsize=8,
+    )  # fmt: skip
     for axes in (left, right):
         axes.grid(alpha=0.25, which="major")
         axes.spines[["top", "right"]].set_visible(False)

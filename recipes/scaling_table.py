@@ -149,7 +149,7 @@ def run(settings: ScalingTableSettings) -> ScalingTable:
         told = {"settings": settings.decisive(), **asdict(result)}
         text = json.dumps(plain(told), indent=1)
         save_text(settings.folder / "result.json", text)
-        title = f"ViT of {settings.depth} blocks, {settings.preset}, endless, batches of {settings.batch_size}"
+        title = f"ViT of depth {settings.depth}, {settings.preset}, endless, batches of {settings.batch_size}"
         draw_scaling(settings.folder / "scaling.png", result, settings.fit_from, title)
         if not settings.quiet:
             show_scaling(result)
