@@ -6,13 +6,13 @@ import doctest
 import multiprocessing
 import os
 import runpy
-import subprocess
 import sys
 import traceback
 from pathlib import Path
 
 import numpy as np
 import pytest
+from warm import Warm
 
 torch = pytest.importorskip("torch")
 torchvision = pytest.importorskip("torchvision")
@@ -232,7 +232,7 @@ def test_an_mnist_script_learns_from_one_channel(name: str, tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("method", ["fork", "spawn"])
-def test_workers_of_any_kind_read_the_same_samples(method: str, tmp_path: Path) -> None:
+def test_workers_of_any_kind_read_the_same_samples(method: str, tmp_path: Path, warm: Warm) -> None:
     """Run where no threads are: the test's own process may have some, which a fork would not carry over."""
     log, path = tmp_path / "log.txt", written(tmp_path, PROCESSES_SCRIPT)
     program = (
@@ -241,7 +241,8 @@ def test_workers_of_any_kind_read_the_same_samples(method: str, tmp_path: Path) 
     )
     starter = tmp_path / "start.py"
     starter.write_text(program)
-    subprocess.run([sys.executable, str(starter)], check=True, timeout=120)
+    done = warm.run([str(starter)], cwd=tmp_path, timeout=120)
+    assert done.returncode == 0, done.stderr
     batch = open_stream("fractal-10", seed=5, device="cpu").generate(range(12))
     reds = batch.images[:, 0].astype(int).sum((1, 2)).tolist()
     assert eval(log.read_text()) == list(zip(range(12), reds, batch.labels.tolist(), strict=True))

@@ -96,21 +96,25 @@ def test_the_loops_give_the_bits_of_the_step(made: Formula) -> None:
     assert finite > 40 * lanes
 
 
-def test_pictures_of_a_step_in_loops_are_those_of_the_step_as_it_stands(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in sorted(CUT):
-        spec = StreamSpec(formulas=name, colouring="stripe_average", height=33, width=21)
-        raster = Raster.of(spec, spec.parts()[0])
-        declared = {**raster.formula.parameters, **raster.colouring.parameters}
-        rng = np.random.default_rng(5)
-        table = np.array([rng.uniform(p.low, p.high, 3) for p in declared.values()], np.float32)
-        found = NumbaRenderer(1).render(raster, table)
-        assert len(np.unique(found)) > 20
-        with monkeypatch.context() as patch:
-            patch.setattr(numba_backend, "fission", lambda text: None)
-            numba_backend.compiled.cache_clear()
-            assert WHOLE in numba_backend.source(raster)
-            assert np.array_equal(NumbaRenderer(1).render(raster, table), found)
+@pytest.mark.parametrize("name", [
+    "polynomial_power", *(pytest.param(name, marks=pytest.mark.slow) for name in sorted(CUT - {"polynomial_power"})),
+])  # fmt: skip
+def test_pictures_of_a_step_in_loops_are_those_of_the_step_as_it_stands(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = StreamSpec(formulas=name, colouring="stripe_average", height=33, width=21)
+    raster = Raster.of(spec, spec.parts()[0])
+    declared = {**raster.formula.parameters, **raster.colouring.parameters}
+    rng = np.random.default_rng(5)
+    table = np.array([rng.uniform(p.low, p.high, 3) for p in declared.values()], np.float32)
+    found = NumbaRenderer(1).render(raster, table)
+    assert len(np.unique(found)) > 20
+    with monkeypatch.context() as patch:
+        patch.setattr(numba_backend, "fission", lambda text: None)
         numba_backend.compiled.cache_clear()
+        assert WHOLE in numba_backend.source(raster)
+        assert np.array_equal(NumbaRenderer(1).render(raster, table), found)
+    numba_backend.compiled.cache_clear()
 
 
 def test_what_is_cut_and_what_is_not() -> None:
