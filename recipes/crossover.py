@@ -17,7 +17,7 @@ from fractal_streams.errors import missing_extra
 try:
     import matplotlib
     from matplotlib.figure import Figure
-    from matplotlib.ticker import LogFormatter
+    from matplotlib.ticker import LogLocator, NullFormatter
     from rich.box import SIMPLE
     from rich.console import Console
     from rich.table import Table
@@ -126,8 +126,8 @@ def table(curves: Sequence[Curve], margin: float) -> list[Row]:
 
 def show_table(rows: Sequence[Row], margin: float) -> None:
     shown = Table(
-        title="test loss, nats: the best and where, the last, that on seen samples, and where a line leaves: stays more than "
-        f"{margin:.0%} above the endless one",
+        title="test loss, nats: the best and where, the last, that on seen samples, and where a line leaves: "
+        f"stays more than {margin:.0%} above the endless one",
         box=SIMPLE, padding=(0, 1, 0, 0), pad_edge=False,
     )  # fmt: skip
     titles = ("samples", "epochs", "best", "at", "last", "seen", "right", "leaves", "epochs")
@@ -136,11 +136,28 @@ def show_table(rows: Sequence[Row], margin: float) -> None:
     for row in rows:
         leaves = ("never", "") if row.leaves_at is None else (f"{row.leaves_at:,.0f}", f"{row.leaves_after_epochs:.3g}")
         shown.add_row(
-            "endless" if row.size is None else f"{row.size:,}", "" if row.epochs is None else f"{row.epochs:,.4g}",
+            "endless" if row.size is None else f"{row.size:,}", "" if row.epochs is None else epochs(row.epochs),
             f"{row.best_loss:.4f}", f"{row.best_at:,.0f}", f"{row.last_loss:.4f}", f"{row.seen_loss:.4f}",
             f"{row.last_accuracy:.1%}", *(("", "") if row.size is None else leaves),
         )  # fmt: skip
     Console().print(shown)
+
+
+def epochs(count: float) -> str:
+    """A number of epochs in three digits, or all that stand before its point.
+
+    Example:
+        >>> [epochs(count) for count in (6.144, 0.0512, 122.88, 6144.0)]
+        ['6.14', '0.0512', '123', '6,144']
+    """
+    return f"{count:,.0f}" if count >= 100 else f"{count:.3g}"
+
+
+def ticked(axes: Any) -> None:
+    """Plain numbers at 1, 2 and 5 of each decade of a logarithmic y."""
+    axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
+    axes.yaxis.set_minor_formatter(NullFormatter())
 
 
 def draw_crossover(path: Path, curves: Sequence[Curve], rows: Sequence[Row], title: str) -> None:
@@ -151,7 +168,7 @@ def draw_crossover(path: Path, curves: Sequence[Curve], rows: Sequence[Row], tit
     colours = {row.name: ENDLESS if row.size is None else shades[place] for place, row in enumerate(rows)}
     for curve, row in zip(curves, rows, strict=True):
         style = {"color": colours[curve.name], "linewidth": 2.4 if curve.size is None else 1.6}
-        label = curve.name if row.epochs is None else f"{curve.name}, {row.epochs:,.3g} epochs"
+        label = curve.name if row.epochs is None else f"{curve.name}, {epochs(row.epochs)} epochs"
         for one in curve.each if len(curve.each) > 1 else ():
             left.plot(curve.samples, one, color=style["color"], alpha=0.25, linewidth=0.8)
         left.plot(curve.samples, curve.test_loss, label=label, **style)
@@ -166,8 +183,7 @@ def draw_crossover(path: Path, curves: Sequence[Curve], rows: Sequence[Row], tit
     left.plot([], [], "o", color="0.4", label="lowest, rises behind it")
     left.plot([], [], "|", color="0.4", markersize=12, markeredgewidth=2.0, label="leaves the endless line")
     left.set(xscale="log", yscale="log", xlabel="samples seen", ylabel="test loss, nats")
-    left.yaxis.set_major_formatter(LogFormatter(minor_thresholds=(3, 1.5)))
-    left.yaxis.set_minor_formatter(LogFormatter(minor_thresholds=(3, 1.5)))
+    ticked(left)
     right.set(xscale="log", xlabel="samples seen", ylabel="test accuracy", ylim=(0.0, None))
     right.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
     left.legend(fontsize=8.5, framealpha=0.9, loc="lower left")

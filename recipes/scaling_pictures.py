@@ -13,8 +13,8 @@ from fractal_streams.errors import missing_extra
 
 try:
     import matplotlib
+    from fractal_streams.recipes.crossover import ticked
     from matplotlib.figure import Figure
-    from matplotlib.ticker import LogFormatter
     from rich.box import SIMPLE
     from rich.console import Console
     from rich.table import Table
@@ -110,8 +110,7 @@ def draw_scaling(path: Path, result: Any, fit_from: float, title: str) -> None:
     left.set(xscale="log", yscale="log", xlabel="compute of training, FLOP", ylabel="test loss, nats")
     right.set(xscale="log", xlabel="compute of training, FLOP", ylabel="test accuracy", ylim=(0.0, None))
     right.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
-    left.yaxis.set_major_formatter(LogFormatter(minor_thresholds=(3, 1.5)))
-    left.yaxis.set_minor_formatter(LogFormatter(minor_thresholds=(3, 1.5)))
+    ticked(left)
     right.legend(
         *left.get_legend_handles_labels(), fontsize=8, loc="upper left", framealpha=0.9,
         title="C in PFLOP; N weights, D samples, in millions", title_fontsize=8,
