@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -55,7 +56,8 @@ told["again"] = [again.written, again.kept]
 streams = {split: open_stream("fractal-10", split=split, **asked) for split in ("train", "test")}
 ray_export(streams, folder + "/folder", num={"train": 40, "test": 9}, shards=2, writers=1, **quiet)
 export(streams, folder + "/begun", format="parquet", num={"train": 40, "test": 9}, shards=2, rank=1, world=2, **quiet)
-begun = ray_export(streams, folder + "/begun", format="parquet", num={"train": 40, "test": 9}, shards=2, **quiet)
+begun = ray_export(streams, folder + "/begun", format="parquet", num={"train": 40, "test": 9}, shards=2, writers=1,
+                   **quiet)
 told["begun"] = [begun.written, begun.kept, begun.missing]
 
 data = ray.data.read_datasource(source, override_num_blocks=7)
@@ -105,9 +107,11 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, A
     """The folder that a program with a local Ray wrote to, and what it told."""
     folder = tmp_path_factory.mktemp("ray")
     program = PROGRAM
+    there = {**os.environ, "RAY_worker_niceness": "0"}  # beside other tests, a niceness of 15 waits for minutes
     run = subprocess.run(
-        [sys.executable, "-c", program, str(folder)], capture_output=True, text=True, cwd=Path(__file__).parents[1]
-    )
+        [sys.executable, "-c", program, str(folder)],
+        capture_output=True, text=True, cwd=Path(__file__).parents[1], env=there,
+    )  # fmt: skip
     assert run.returncode == 0, run.stderr[-3000:]
     return folder, json.loads(run.stdout.rpartition("TOLD")[2])
 
