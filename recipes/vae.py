@@ -16,7 +16,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -90,6 +90,8 @@ class Run:
 
     elbo, kl, log_likelihood: nats per picture, elbo = log_likelihood - kl. kl_of_latents: (latent_size,) of them.
     psnr: dB, of reconstructions from drawn codes. rate: the KL in bits per pixel.
+    psnr_of_means: dB, of reconstructions from mean codes; psnr_of_pca: from as many principal components. Of the
+        samples that probes are tested on; None without them, and of PCA if pictures were averaged down for it.
     scale: deviation of a pixel from its reconstruction, pictures in [-1, 1].
     active: latents with at least 0.01 nats. probes: representation to R² by latent and accuracy of the class.
     """
@@ -99,6 +101,8 @@ class Run:
     kl: float
     log_likelihood: float
     psnr: float
+    psnr_of_means: float | None
+    psnr_of_pca: float | None
     rate: float
     scale: float
     active: int
@@ -242,6 +246,12 @@ class Held:
         return (self.pca.mean + self.pca(rows) @ self.pca.components.T).view_as(images)
 
 
+def psnr_of(images: Tensor, remade: Callable[[Tensor], Tensor]) -> float:
+    """PSNR, dB, of what is made again of (N, 3, H, W) pictures in [-1, 1], batch by batch."""
+    errors = [(remade(part) - part).double().square().mean((1, 2, 3)) for part in images.split(512)]
+    return psnr(float(torch.cat(errors).mean()))
+
+
 def held(settings: VAESettings, device: Any) -> Held:
     """The samples, and what PCA of the same size, an untrained encoder and all pixels tell of them."""
     asked = {"validation": settings.probe_samples, "test": max(1, settings.probe_samples // 2)}
@@ -267,9 +277,10 @@ def pictures(folder: Path, model: Autoencoder, images: Tensor, information: Tens
         images: (N, 3, H, W) float32, held out. pca: pictures to what principal components leave of them, or None.
     """
     shown = images[:30]
-    sides = [shown, model.decode(model.encode(shown)[0]), *([pca(shown)] if pca is not None else [])]
-    names = ["originals", "VAE", *([f"PCA of {model.latent_size}"] if pca is not None else [])]
-    save_rows(folder / "reconstructions.png", sides, f"{title}; from above: {', '.join(names)}")
+    sides = {"original": shown, "VAE": model.decode(model.encode(shown)[0])}
+    if pca is not None:
+        sides[f"PCA of {model.latent_size}"] = pca(shown)
+    save_rows(folder / "reconstructions.png", sides, f"{title}: reconstructions of held-out pictures")
     save_prior_samples(folder / "samples.png", model, 60, f"{title}: samples from the prior")
     what = "latents with the most information, from -3 to 3"
     save_traversals(folder / "traversals.png", model, images[0], information, f"{title}: {what}")
@@ -283,23 +294,27 @@ def looked_at(loop: Loop, settings: VAESettings, pace: float, others: Held | Non
     title = f"{settings.architecture} VAE, beta {settings.betas[0]:g}"
     images = next(held_out(stream, 30, 30, settings.val_seed)).images.float()
     told: dict[str, probe.Told] = {}
+    means = linear = None
     with loop.evaluating() as model, torch.autocast(accelerator.device.type, enabled=False):
         assert isinstance(model, Autoencoder)
         scale = float(model.log_scale.exp())
         if accelerator.is_main_process:
             seeded("pictures", settings.seed)
-            linear = others.from_components if others is not None and others.whole else None
-            pictures(folder, model, images, information, title, linear)
+            pca = others.from_components if others is not None and others.whole else None
+            pictures(folder, model, images, information, title, pca)
         if others is not None:
             first, second = (
                 look.through(lambda images: model.encode(images)[0]) for look in (others.known, others.test)
             )
+            means = psnr_of(others.test.images, lambda images: model.decode(model.encode(images)[0]))
+            linear = psnr_of(others.test.images, others.from_components) if others.whole else None
             told = {"VAE": probe.probed(first, others.known, second, others.test), **others.told}
             probe.draw_probes(folder / "probes.png", told, f"{title}: what the code knows")
     rows, bits = read_records(folder), 1.0 / (math.log(2) * images.shape[-1] * images.shape[-2])
     return Run(
         beta=settings.betas[0], elbo=terms["test_elbo"], kl=terms["test_kl"],
-        log_likelihood=terms["test_log_likelihood"], psnr=terms["test_psnr"], rate=bits * terms["test_kl"],
+        log_likelihood=terms["test_log_likelihood"],
+        psnr=terms["test_psnr"], psnr_of_means=means, psnr_of_pca=linear, rate=bits * terms["test_kl"],
         scale=scale, active=int((information >= ACTIVE).sum()), kl_of_latents=tuple(information.tolist()), probes=told,
         trail=tuple((bits * row["test_kl"], row["test_psnr"]) for row in rows if "test_kl" in row),
         steps=loop.step, images_per_second=pace, memory=max((row["memory"] for row in rows), default=0),
@@ -348,15 +363,19 @@ def save_result(path: Path, result: Result) -> None:
 
 
 def print_figures(result: Result) -> None:
-    """A line for each β."""
+    """A line for each β, and one for each representation."""
     for each in result.runs:
-        line = (
-            f"β {each.beta:g}: elbo {each.elbo:,.1f} nats, kl {each.kl:.1f}, {each.psnr:.2f} dB, {each.active} active"
+        print(
+            f"β {each.beta:g}: elbo {each.elbo:,.1f} nats, kl {each.kl:.1f} nats = {each.rate:.3f} bits per pixel, "
+            f"{each.psnr:.2f} dB, {each.active} latents active"
         )
-        known = ", ".join(
-            f"{name} {told.mean:.3f} ({told.accuracy:.1%} of classes)" for name, told in each.probes.items()
-        )
-        print(f"{line}; mean R²: {known}" if known else line)
+        if each.psnr_of_means is not None:
+            linear = (
+                "" if each.psnr_of_pca is None else f", from as many principal components {each.psnr_of_pca:.2f} dB"
+            )
+            print(f"  from mean codes {each.psnr_of_means:.2f} dB{linear}")
+        for name, told in each.probes.items():
+            print(f"  {name} ({told.features}): mean R² {told.mean:.3f}, {told.accuracy:.1%} of classes")
 
 
 app = command(VAESettings, run, "Train variational autoencoders and see what their codes know.")

@@ -36,14 +36,17 @@ def levels(images: Tensor) -> UInt8:
     return found
 
 
-def save_rows(path: Path, sides: Sequence[Tensor], title: str) -> None:
+def save_rows(path: Path, sides: Mapping[str, Tensor], title: str) -> None:
     """Rows of pictures, each with what was made of them below.
 
     Args:
-        sides: each (N, 3, H, W), the originals first.
+        sides: caption to (N, 3, H, W), the originals first.
     """
-    rows = [side for parts in zip(*(side.split(ACROSS) for side in sides), strict=True) for side in parts]
-    save_png(path, contact_sheet(levels(torch.cat(rows)), title=title, columns=min(ACROSS, len(sides[0]))))
+    parts = zip(*(side.split(ACROSS) for side in sides.values()), strict=True)
+    rows = [row for several in parts for row in zip(sides, several, strict=True)]
+    captions = [name for name, row in rows for _ in row]
+    shown = levels(torch.cat([row.float() for _, row in rows]))
+    save_png(path, contact_sheet(shown, captions, title=title, columns=min(ACROSS, len(rows[0][1]))))
 
 
 def save_prior_samples(path: Path, model: Autoencoder, count: int, title: str) -> None:

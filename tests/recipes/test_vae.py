@@ -27,7 +27,7 @@ from fractal_streams.recipes.models.autoencoders import Coded, autoencoder
 from PIL import Image
 from torch import distributions as laws
 
-from fractal_streams.contact_sheet import GAP, MARGIN, TITLE_HEIGHT
+from fractal_streams.contact_sheet import CAPTION_HEIGHT, GAP, MARGIN, TITLE_HEIGHT
 from fractal_streams.errors import InvalidValueError
 
 SMALL: dict[str, Any] = {
@@ -160,6 +160,7 @@ def test_a_run_learns_and_tells(finished: tuple[vae.Result, Path]) -> None:
         assert each.probes.keys() == {"VAE", "PCA", "untrained encoder", "all pixels"}
         assert each.probes["VAE"].features == each.probes["PCA"].features == 8
     assert light.kl > 3.0 * heavy.kl  # a heavier weight leaves less information in the code
+    assert light.psnr_of_means > light.psnr - 0.05 and light.psnr_of_pca == heavy.psnr_of_pca
     assert light.probes["PCA"] == heavy.probes["PCA"]
     written = json.loads((folder / "result.json").read_text())
     assert written == json.loads(json.dumps(dataclasses.asdict(result)))
@@ -201,7 +202,9 @@ def test_a_finished_run_is_only_looked_at_again(finished: tuple[vae.Result, Path
     shutil.copytree(folder / "beta-20", tmp_path / "beta-20")
     again = vae.run(settings(betas=(20.0,), probe_samples=0, folder=tmp_path)).runs[0]
     assert (tmp_path / "beta-20/records.csv").read_bytes() == (folder / "beta-20/records.csv").read_bytes()
-    assert dataclasses.replace(again, probes=result.runs[1].probes) == result.runs[1]
+    assert again.probes == {} and again.psnr_of_means is None
+    others = {name: getattr(result.runs[1], name) for name in ("probes", "psnr_of_means", "psnr_of_pca")}
+    assert dataclasses.replace(again, **others) == result.runs[1]
 
 
 def test_other_settings_do_not_resume(finished: tuple[vae.Result, Path]) -> None:
@@ -212,14 +215,14 @@ def test_other_settings_do_not_resume(finished: tuple[vae.Result, Path]) -> None
 def test_originals_lie_above_reconstructions(tmp_path: Path) -> None:
     """Each tile of a second row is the mirror image of that above."""
     images = torch.rand(20, 3, 96, 96) * 2 - 1
-    vae_pictures.save_rows(tmp_path / "grid.png", [images, images.flip(-1)], "mirrored")
-    sheet = np.asarray(Image.open(tmp_path / "grid.png"))
+    vae_pictures.save_rows(tmp_path / "grid.png", {"original": images, "mirror": images.flip(-1)}, "mirrored")
+    sheet, tall = np.asarray(Image.open(tmp_path / "grid.png")), 96 + CAPTION_HEIGHT
     shown = vae_pictures.levels(images)
     for place in range(20):
-        x, y = MARGIN + place % 10 * (96 + GAP), MARGIN + TITLE_HEIGHT + 2 * (place // 10) * (96 + GAP)
+        x, y = MARGIN + place % 10 * (96 + GAP), MARGIN + TITLE_HEIGHT + 2 * (place // 10) * tall
         original = shown[place].transpose(1, 2, 0)
         np.testing.assert_array_equal(sheet[y : y + 96, x : x + 96], original)
-        np.testing.assert_array_equal(sheet[y + 96 + GAP : y + 192 + GAP, x : x + 96], original[:, ::-1])
+        np.testing.assert_array_equal(sheet[y + tall : y + tall + 96, x : x + 96], original[:, ::-1])
 
 
 def test_principal_components_bring_pictures_back() -> None:
@@ -227,7 +230,10 @@ def test_principal_components_bring_pictures_back() -> None:
     own = settings(latent_size=180, probe_samples=400)
     others = vae.held(dataclasses.replace(own, width=8), "cpu")
     left = (others.from_components(others.known.images) - others.known.images).double().square().flatten(1).sum(1)
-    assert others.whole and math.isclose(float(left.mean()), others.pca.rest, rel_tol=1e-3)
+    assert others.whole
+    error = float(left.mean()) / 192
+    assert vae.psnr_of(others.known.images, others.from_components) == pytest.approx(vae_pictures.psnr(error))
+    assert math.isclose(float(left.mean()), others.pca.rest, rel_tol=1e-3)
     assert others.told.keys() == {"PCA", "untrained encoder", "all pixels"}
 
 
