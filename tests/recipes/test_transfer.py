@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import json
 import pickle
+import signal
+import subprocess
+import sys
 import tarfile
+import time
 import zipfile
 from dataclasses import replace
 from pathlib import Path
@@ -261,3 +265,32 @@ def test_odd_settings_are_refused() -> None:
         TransferSettings()
     with pytest.raises(UnknownNameError, match="did you mean 'fractal-1k'"):
         TransferSettings(data="photos", pretrain="fractal-1")
+
+
+@pytest.mark.slow
+def test_a_run_that_is_killed_goes_on(photos: Path, tmp_path: Path) -> None:
+    """By SIGKILL, whatever it was doing; the command is then given again."""
+    asked = {
+        "data": photos, "cache": tmp_path / "cache", "image-size": 8, "embed-dim": 16, "depth": 1, "num-heads": 2,
+        "pretrain": "fractal-10", "pretrain-steps": 60, "pretrain-batch-size": 16, "pretrain-samples": 50,
+        "num-steps": 60, "batch-size": 24, "warmup-steps": 5, "eval-once-every": 20, "checkpoint-every": 5,
+        "device": "cpu",
+    }  # fmt: skip
+    options = [word for name, value in asked.items() for word in (f"--{name}", str(value))]
+    command = [sys.executable, "-m", "fractal_streams.recipes.transfer", *options, "--folder"]
+    subprocess.run([*command, str(tmp_path / "whole")], check=True, capture_output=True)
+    for place in ("pretraining", "pretrained", "scratch"):
+        process = subprocess.Popen(
+            [*command, str(tmp_path / "killed")], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+        while checkpoint.latest(tmp_path / "killed" / place / "checkpoint") is None:
+            assert process.poll() is None, "it ended before it could be killed"
+            time.sleep(0.005)
+        process.kill()
+        assert process.wait() == -signal.SIGKILL
+    subprocess.run([*command, str(tmp_path / "killed")], check=True, capture_output=True)
+    told = [json.loads((tmp_path / name / "result.json").read_text()) for name in ("whole", "killed")]
+    assert told[0] == told[1]
+    for place in ("pretraining", "pretrained", "scratch"):
+        first, second = (weights(tmp_path / name / place) for name in ("whole", "killed"))
+        assert first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
