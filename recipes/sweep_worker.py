@@ -1,7 +1,8 @@
 """One slot of a sweep: a process that trains what it is told to, one run after the other.
 
-It reads a line of JSON with the settings of a ViT, trains it, and answers with a line that says what came of it, until
-nothing more comes. A run that fails ends the process, as a GPU may be of no use to it then; one that diverges does not.
+It reads a line of JSON with the settings of a ViT, trains it, and answers with a line that says what came of it. Once
+nothing more can come it ends, at once. A run that fails ends it too, as a GPU may be of no use to it then; one that
+diverges does not.
 """
 
 from __future__ import annotations
@@ -9,7 +10,9 @@ from __future__ import annotations
 import gc
 import json
 import os
+import queue
 import sys
+import threading
 import traceback
 from typing import Any
 
@@ -34,11 +37,20 @@ def outcome(told: dict[str, Any]) -> dict[str, str]:
     return {"outcome": "trained", "error": ""}
 
 
+def read(lines: queue.SimpleQueue[str]) -> None:
+    """Ends the process once the sweep is over or was killed: nobody is to train in a folder behind another's back."""
+    for line in sys.stdin:
+        lines.put(line)
+    os._exit(0)
+
+
 def main() -> None:
     answers = os.fdopen(os.dup(sys.stdout.fileno()), "w")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # whatever else is printed belongs in the log
-    for line in sys.stdin:
-        said = outcome(json.loads(line))
+    lines: queue.SimpleQueue[str] = queue.SimpleQueue()
+    threading.Thread(target=read, args=(lines,), daemon=True).start()
+    while True:
+        said = outcome(json.loads(lines.get()))
         answers.write(json.dumps(said) + "\n")
         answers.flush()
         if said["outcome"] == "failed":

@@ -214,3 +214,17 @@ def test_unknown_names_are_refused() -> None:
         build_optimizer(transformer(), "adam", lr_base=0.1, lr_embedding=0.1)
     with pytest.raises(InvalidValueError, match="parametrization"):
         build_optimizer(transformer(), lr_base=0.1, lr_embedding=0.1, parametrization="ntk")
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_a_rate_of_0_moves_nothing(name: str) -> None:
+    """What an optimizer leaves to another one follows the schedule as well."""
+    network = transformer(16, depth=1)
+    optimizer = build_optimizer(network, name, lr_base=0.1, lr_embedding=0.1, weight_decay=0.1)
+    for group in optimizer.param_groups:
+        group["lr"] = 0.0
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    for _ in range(11):
+        functional.cross_entropy(network(torch.randn(4, 3, 8, 8)), torch.arange(4)).backward()
+        optimizer.step()
+    assert all(torch.equal(before[name], value) for name, value in network.state_dict().items())
