@@ -26,12 +26,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fractal_streams.errors import missing_extra
+from fractal_streams.errors import InvalidValueError, missing_extra
 
 try:
     import torch
     from fractal_streams.recipes.classification import classification_loss, tested
-    from fractal_streams.recipes.data import DataSettings, opened, training_stream
+    from fractal_streams.recipes.data import DataSettings, opened
     from fractal_streams.recipes.journal import Journal
     from fractal_streams.recipes.loop import Loop, image_type, open_accelerator, seeded
     from fractal_streams.recipes.models.classifiers import vision_transformer
@@ -80,6 +80,11 @@ class ScalingTableSettings(CurveSettings, DataSettings):
     record_every: int = option(100, "Steps from one record to the next.", low=1, changes_nothing=True)
     folder: Path = option(Path("outputs/scaling_table"), "Where everything goes.", changes_nothing=True)  # noqa: RUF009
     quiet: bool = option(False, "No progress bars and no table.", changes_nothing=True)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.num_samples_per_class is not None:
+            raise InvalidValueError("num_samples_per_class is not for this table: it is of endless data")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -162,7 +167,7 @@ def train(settings: ScalingTableSettings, width: int, folder: Path, tell: Tell) 
         torch.compiler.reset()  # what was compiled is another model's
     accelerator = open_accelerator(settings)
     device, dtype = accelerator.device, image_type(accelerator)
-    stream = training_stream(settings, device, dtype)
+    stream = opened(settings, "train", device, dtype)
     test = opened(settings, "test", device, dtype)
     size = stream.generate(range(0)).images.shape[-1]
     seeded("weights", settings.seed)

@@ -31,6 +31,8 @@ from fractal_streams.recipes.scaling_table import (
 )
 from PIL import Image
 
+from fractal_streams.errors import InvalidValueError
+
 TINY: dict[str, Any] = {
     "device": "cpu", "preset": "fractal-10", "image_size": 8, "widths": (32, 16), "head_width": 16, "depth": 1,
     "num_steps": 120, "batch_size": 16, "warmup_steps": 10, "lr_base": 5e-3, "lr_embedding": 5e-3, "ema": 0.9,
@@ -159,3 +161,8 @@ def test_laws_in_words(trained: tuple[ScalingTable, Path]) -> None:
 def test_what_is_no_number_is_null_in_json() -> None:
     value = {"a": np.array([1.0, np.nan]), "b": (float("inf"), "c", None, True, 3)}
     assert json.dumps(plain(value)) == '{"a": [1.0, null], "b": [null, "c", null, true, 3]}'
+
+
+def test_a_finite_set_is_refused() -> None:
+    with pytest.raises(InvalidValueError, match="it is of endless data"):
+        ScalingTableSettings(num_samples_per_class=10)
