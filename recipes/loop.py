@@ -158,7 +158,9 @@ def seeded(*names: str | int) -> int:
         True
     """
     seed = seed_named(*names)
-    torch.manual_seed(seed)
+    torch.default_generator.manual_seed(seed)
+    if torch.cuda.is_available():  # without one, torch.manual_seed formats a stack for each kind of device
+        torch.cuda.manual_seed_all(seed)
     return seed
 
 

@@ -366,6 +366,10 @@ def test_batches_are_moved_whole(fields: Any) -> None:
 
 def test_names_make_seeds() -> None:
     assert seeded("step", 0, 1, 0) == torch.initial_seed() != seeded("step", 1, 0, 0)
+    drawn = torch.randn(3)
+    torch.manual_seed(seeded("step", 0, 1, 0))
+    assert not torch.equal(drawn, first := torch.randn(3)) and seeded("step", 0, 1, 0) == torch.initial_seed()
+    assert torch.equal(torch.randn(3), first)
     assert len({seeded("step", 0, step, rank) for step in range(50) for rank in range(4)}) == 200
 
 
