@@ -2,7 +2,7 @@
 
     python -m fractal_streams.recipes.vit                                      # 256 px, patch 16, width 256, depth 12
     torchrun --nproc-per-node 2 -m fractal_streams.recipes.vit --folder outputs/vit-2
-    python -m fractal_streams.recipes.vit --image-size 32 --patch-size 4 --depth 6 --device cpu --num-steps 300
+    python -m fractal_streams.recipes.vit --image-size 32 --patch-size 4 --embed-dim 64 --num-heads 2 --depth 4
 
 Claims (accuracy, images/s, share of time waited for data, hardware, seconds): see recipes/README.md.
 

@@ -166,3 +166,14 @@ def test_a_run_that_is_killed_goes_on_bit_for_bit(trained: tuple[ViTSettings, Re
     subprocess.run(call, check=True)
     one, other = load_file(settings.folder / "model.safetensors"), load_file(tmp_path / "model.safetensors")
     assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("compiled", [False, True])
+def test_on_a_gpu_it_learns_and_goes_on(compiled: bool, tmp_path: Path) -> None:
+    whole = vit.run(tiny(tmp_path / "whole", device="cuda", compile=compiled))
+    rows = read_records(tmp_path / "whole")
+    assert rows[-1]["loss"] < 0.85 * rows[0]["loss"] and 0 <= whole.waiting < 1
+    assert load_features(tmp_path / "whole", "cuda")(torch.zeros(2, 3, 8, 8)).device.type == "cuda"
+    again = vit.run(tiny(tmp_path / "whole", device="cuda", compile=compiled))
+    assert again.test_loss == pytest.approx(whole.test_loss, rel=1e-3) and again.steps == 60
