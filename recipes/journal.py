@@ -121,11 +121,13 @@ class Journal:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.bar.stop()
-        if self.main and self.rows:
-            draw_curves(self.folder / "curves.png", self.rows, self.title)
-            self.picture("curves", self.folder / "curves.png")
-        if self.trackers is not None:
-            self.trackers.close()
+        try:
+            if self.main and self.rows:
+                draw_curves(self.folder / "curves.png", self.rows, self.title)
+                self.picture("curves", self.folder / "curves.png")
+        finally:
+            if self.trackers is not None:
+                self.trackers.close()
 
 
 def read_records(folder: Path) -> list[dict[str, Any]]:
