@@ -83,7 +83,11 @@ class Warm:
         """End the server, if it is this client's; scripts that it began go on."""
         if self.server is not None and self.server.stdin is not None:
             self.server.stdin.close()
-            self.server.wait()
+            try:
+                self.server.wait(20)
+            except subprocess.TimeoutExpired:  # a fork of this process that still lives holds stdin open
+                self.server.terminate()
+                self.server.wait()
 
 
 def serve(address: str) -> dict[str, Any]:
@@ -100,10 +104,13 @@ def serve(address: str) -> dict[str, Any]:
             with contextlib.suppress(ChildProcessError):
                 while os.waitpid(-1, os.WNOHANG)[0]:
                     pass
-            if 0 in ready:
-                Path(address).unlink()
+            if 0 in ready:  # whoever is connected is served still
+                Path(address).unlink(missing_ok=True)
+                listener.setblocking(False)
+            try:
+                line, _ = listener.accept()
+            except BlockingIOError:
                 sys.exit()
-            line, _ = listener.accept()
             if os.fork() == 0:
                 listener.close()
                 return answered(line)
@@ -112,6 +119,7 @@ def serve(address: str) -> dict[str, Any]:
 
 def answered(line: socket.socket) -> dict[str, Any]:
     """In a fork: fork what was asked, and tell how it ended."""
+    line.setblocking(True)
     _, files, _, _ = socket.recv_fds(line, 1, 2)
     with line.makefile() as told:
         asked: dict[str, Any] = json.loads(told.readline())
