@@ -106,6 +106,7 @@ def run(settings: BaselineSettings) -> BaselineResult:
     seeded("weights", settings.seed)
     network = build(settings.baseline, stream.num_classes, edge).to(accelerator.device)
     optimizer = adamw(network, BASELINES[settings.baseline], fused=accelerator.device.type == "cuda")
+    torch.compiler.reset()  # what was compiled before is another baseline's
     loop = Loop(network, classification_loss, optimizer, stream, settings, accelerator)
     loop.resume(settings.folder / "checkpoint")
     title = f"{settings.preset} at {edge} px, {TITLES[settings.baseline]}"

@@ -49,6 +49,7 @@ FEWER = {
 """Presets whose samples take longer to the part of the others' number that is counted."""
 SINGLE = ("trainability-points",)
 """Presets whose pictures are one pixel, of which none can vary."""
+WIDTH = 128
 COLOURS = {"linear": "tab:grey", "cnn": "tab:orange", "vit": "tab:blue"}
 
 
@@ -183,12 +184,13 @@ def print_gradings(gradings: list[Grading]) -> None:
 
 
 def print_table(title: str, rows: list[list[str]]) -> None:
+    """Wide enough for its figures, also where the terminal is narrower or none."""
     table = Table(title=title, title_justify="left")
     for place, name in enumerate(rows[0]):
         table.add_column(name, justify="left" if place == 0 else "right")
     for row in rows[1:]:
         table.add_row(*row)
-    Console().print(table)
+    Console(width=max(WIDTH, Console().width)).print(table)
 
 
 def markdown(rows: list[list[str]]) -> str:

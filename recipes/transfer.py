@@ -28,6 +28,7 @@ from fractal_streams.presets import find_preset
 from fractal_streams.trainability.refine import wilson
 
 try:
+    import torch
     from accelerate import Accelerator
     from fractal_streams.recipes import resnet, vit
     from fractal_streams.recipes.baselines import VIT_TINY, adamw, patch_of, write_json
@@ -179,6 +180,7 @@ def tuned(settings: TransferSettings, start: str, images: RealImages) -> Tuned:
     own = TuningSettings(**shared, start=start, origin=origin, images=training.digest(), lr=settings.lr)
     network = network_of(settings, start, len(images.classes)).to(accelerator.device)
     optimizer = adamw(network, own.lr, fused=accelerator.device.type == "cuda")
+    torch.compiler.reset()  # what was compiled before is the other start's
     loop = Loop(network, classification_loss, optimizer, training, own, accelerator)
     folder = settings.folder / start
     loop.resume(folder / "checkpoint")

@@ -219,3 +219,22 @@ def test_odd_names_are_refused() -> None:
         DifficultySettings(presets=("fractal-10@big",))
     with pytest.raises(InvalidValueError, match="square stills"):
         baselines.edge_of(open_stream("fractal-video", device="cpu"))
+
+
+@pytest.mark.gpu
+def test_a_gpu_counts_what_a_cpu_counts() -> None:
+    """But for pixels near a boundary, on which the two renderers differ."""
+    found = [measured(open_stream("fractal-10", device=device), 4096) for device in ("cpu", "cuda")]
+    for name in ("mean", "std", "mean_error", "std_error"):
+        np.testing.assert_allclose(getattr(found[0], name), getattr(found[1], name), rtol=1e-3)
+    for kind in difficulty.DEGENERATE:
+        assert abs(getattr(found[0], kind) - getattr(found[1], kind)) <= 4
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("baseline, least", [("linear", 0.2), ("cnn", 0.5), ("vit", 0.2)])
+def test_a_gpu_trains_the_baselines(baseline: str, least: float, tmp_path: Path) -> None:
+    asked = BaselineSettings(
+        baseline=baseline, num_steps=200, batch_size=256, folder=tmp_path, device="cuda", quiet=True
+    )
+    assert baselines.run(asked).low > least

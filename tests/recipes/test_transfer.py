@@ -267,6 +267,12 @@ def test_odd_settings_are_refused() -> None:
         TransferSettings(data="photos", pretrain="fractal-1")
 
 
+@pytest.mark.gpu
+def test_a_gpu_trains_from_both_starts(photos: Path, tmp_path: Path) -> None:
+    result = transfer.run(tiny(photos, tmp_path / "run", device="cuda", num_steps=100))
+    assert result.pretrained is not None and min(result.pretrained.low, result.scratch.low) > 1 / 3
+
+
 @pytest.mark.slow
 def test_a_run_that_is_killed_goes_on(photos: Path, tmp_path: Path) -> None:
     """By SIGKILL, whatever it was doing; the command is then given again."""
