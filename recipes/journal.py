@@ -18,7 +18,7 @@ try:
     from fractal_streams.recipes.trackers import Trackers, check_trackers
     from matplotlib.figure import Figure
     from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 except ImportError as error:
     raise missing_extra(str(error.name), "recipes") from None
 
@@ -65,8 +65,8 @@ class Journal:
         self.shown, self.told = self.main and not quiet, -math.inf
         self.console = Console(stderr=True)
         self.bar = Progress(
-            TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:>3.0f}% {task.fields[note]}"),
-            TimeElapsedColumn(), TextColumn("<"), TimeRemainingColumn(), console=self.console,
+            TextColumn("{task.description}"), BarColumn(bar_width=8),
+            TextColumn("{task.percentage:>3.0f}% {task.fields[note]}"), TimeRemainingColumn(), console=self.console,
             disable=not (self.shown and self.console.is_terminal), speed_estimate_period=600.0,
         )  # fmt: skip
         if self.main:
@@ -107,14 +107,16 @@ class Journal:
 
     def _show(self, record: Record) -> None:
         """Moves the bar; where there is none, prints a line now and then."""
-        note = f"loss {record.loss:.4g}, {record.images_per_second:,.0f} images/s, waiting {record.waiting:.1%}"
-        self.bar.update(self.task, completed=record.step, note=note)
+        loss, pace, waiting = f"loss {record.loss:.4g}", f"{record.images_per_second:,.0f}", record.waiting
+        self.bar.update(self.task, completed=record.step, note=f"{loss}, {pace}/s, waiting {waiting:.0%}")
         steps = self.loop.settings.num_steps
         due = record.step == steps or time.monotonic() - self.told >= PAUSE
         if due and self.shown and not self.console.is_terminal:
             self.told = time.monotonic()
             self.console.print(
-                f"{self.title}: step {record.step:,} of {steps:,}, {note}", highlight=False, soft_wrap=True
+                f"{self.title}: step {record.step:,} of {steps:,}, {loss}, {pace} images/s, waiting {waiting:.1%}",
+                highlight=False,
+                soft_wrap=True,
             )
 
     def __exit__(
