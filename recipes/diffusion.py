@@ -294,6 +294,7 @@ def features(settings: DiffusionSettings) -> Features:
             final_samples=settings.test_samples,
             patch_size=2 if size % 8 else size // 8, embed_dim=width, depth=depth, num_heads=heads, folder=folder,
         ))  # fmt: skip
+        open_accelerator(settings).wait_for_everyone()  # the main process may still be writing it
     known: Features = vit.load_features(folder, device)
     return known
 
