@@ -123,6 +123,20 @@ class Linear:
         return (features.double() - self.shift) / self.spread @ self.weights + self.intercept
 
 
+def covariance(rows: Tensor) -> tuple[Tensor, Tensor]:
+    """The eigenvalues, (m,), and orthonormal eigenvectors, (D, m), of rows' products, (N, D) float64, divided by N.
+
+    By the smaller of both products; all that are not 0 are among them. Rising; a vector of an eigenvalue of 0 may be 0.
+    """
+    samples, size = rows.shape
+    if size <= samples:
+        values, vectors = torch.linalg.eigh(rows.T @ rows / samples)
+        return values.clamp_min(0.0), vectors
+    values, vectors = torch.linalg.eigh(rows @ rows.T / samples)
+    found = values > 1e-12 * values[-1]
+    return torch.where(found, values, 0.0), torch.where(found, functional.normalize(rows.T @ vectors, dim=0), 0.0)
+
+
 class Ridge:
     """Ridge regressions from the same features to any targets.
 
@@ -140,7 +154,7 @@ class Ridge:
         self.spread = torch.where(spread > 1e-12 * (1.0 + self.shift.abs()), spread, torch.inf)
         self.rows = (rows - self.shift) / self.spread
         first = self.rows[: self.cut]
-        self.values, self.vectors = torch.linalg.eigh(first.T @ first / self.cut)
+        self.values, self.vectors = covariance(first)
 
     def fitted(self, targets: Tensor, ridges: tuple[float, ...] = RIDGES) -> Linear:
         """The one with the least squared error on the last fifth of the samples, which none is fitted to.
@@ -158,7 +172,7 @@ class Ridge:
         moments = self.vectors.T @ (self.rows[: self.cut].T @ (y[: self.cut] - intercept) / self.cut)
         least, best = torch.inf, None
         for ridge in ridges:
-            weights = self.vectors @ (moments / (self.values.clamp_min(0.0) + ridge)[:, None])
+            weights = self.vectors @ (moments / (self.values + ridge)[:, None])
             error = float((self.rows[self.cut :] @ weights + intercept - y[self.cut :]).square().sum())
             if best is None or error < least:
                 least, best = error, Linear(self.shift, self.spread, weights, intercept, ridge)
@@ -215,11 +229,8 @@ def principal_components(rows: Tensor, count: int) -> Principal:
             f"asked for {count}: take more samples, or a smaller latent"
         )
     mean = rows.double().mean(0)
-    x = rows.double() - mean
-    values, vectors = torch.linalg.eigh((x.T @ x if size <= samples else x @ x.T) / samples)
-    values, vectors = values.flip(0).clamp_min(0.0), vectors.flip(1)[:, :count]
-    if size > samples:
-        vectors = functional.normalize(x.T @ vectors, dim=0)
+    values, vectors = covariance(rows.double() - mean)
+    values, vectors = values.flip(0), vectors.flip(1)[:, :count]
     return Principal(mean.to(rows.dtype), vectors.to(rows.dtype), values)
 
 

@@ -26,7 +26,7 @@ from fractal_streams.recipes.settings import command, option
 
 from fractal_streams import Stream
 from fractal_streams.contact_sheet import whole_file
-from fractal_streams.errors import missing_extra
+from fractal_streams.errors import InvalidValueError, missing_extra
 
 try:
     import torch
@@ -202,7 +202,12 @@ def trained(settings: VAESettings, accelerator: Accelerator) -> tuple[Loop, floa
     form = {"dtype": image_type(accelerator), "mean": HALF, "std": HALF}
     stream = training_stream(settings, accelerator.device, **form)
     validation = opened(settings, "validation", accelerator.device, **form)
-    network = network_of(settings, stream.generate([0]).images.shape[1:]).to(accelerator.device)
+    shape = tuple(stream.generate([0]).images.shape[1:])
+    if len(shape) != 3:
+        raise InvalidValueError(
+            f"preset={settings.preset!r} gives clips of shape {shape}: choose one of still pictures"
+        )
+    network = network_of(settings, shape).to(accelerator.device)
     optimizer = optimizer_of(network, settings, accelerator.device)
 
     def loss(model: nn.Module, batch: Any) -> dict[str, Tensor]:
@@ -326,7 +331,15 @@ def run(settings: VAESettings) -> Result:
 
     Writes, in the folder: result.json and rate_distortion.png; in beta-<β> of each: checkpoint/, records.csv,
     curves.png, reconstructions.png, samples.png, traversals.png, probes.png.
+
+    Raises:
+        InvalidValueError: clips, pictures that can't be halved so often, too few samples for the probes, or a
+            checkpoint of other settings; each says what to do.
     """
+    if 0 < settings.probe_samples <= settings.latent_size:
+        raise InvalidValueError(
+            f"probe_samples={settings.probe_samples} must be more than latent_size={settings.latent_size}, or 0"
+        )
     runs: list[Run] = []
     others, weights, shape = None, 0, (3, 0, 0)
     for beta in dict.fromkeys(settings.betas):

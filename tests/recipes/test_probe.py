@@ -48,13 +48,14 @@ def test_noise_is_not_found() -> None:
         assert abs(probe.r_squared(model(fresh), other)) < bound < 0.05
 
 
-def test_the_ridge_is_that_of_least_squares_with_rows_for_its_penalty() -> None:
-    x, y = normal(60, 5) * torch.tensor([1.0, 10.0, 0.1, 3.0, 1.0]), normal(60, 2, name=1)
+@pytest.mark.parametrize("size", [5, 70], ids=["many samples", "many features"])
+def test_the_ridge_is_that_of_least_squares_with_rows_for_its_penalty(size: int) -> None:
+    x, y = normal(60, size) * torch.linspace(0.1, 10.0, size), normal(60, 2, name=1)
     model = probe.Ridge(x).fitted(y, ridges=(0.3,))
     first = x[:48].numpy()
     scaled = (first - first.mean(0)) / first.std(0)
-    rows = np.concatenate([scaled, math.sqrt(0.3 * 48) * np.eye(5)])
-    aims = np.concatenate([y[:48].numpy() - y[:48].numpy().mean(0), np.zeros((5, 2))])
+    rows = np.concatenate([scaled, math.sqrt(0.3 * 48) * np.eye(size)])
+    aims = np.concatenate([y[:48].numpy() - y[:48].numpy().mean(0), np.zeros((size, 2))])
     expected = np.linalg.lstsq(rows, aims, rcond=None)[0]
     np.testing.assert_allclose(model.weights.numpy(), expected, rtol=1e-10, atol=1e-12)
 

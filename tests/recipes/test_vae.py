@@ -212,6 +212,28 @@ def test_other_settings_do_not_resume(finished: tuple[vae.Result, Path]) -> None
         vae.run(settings(betas=(20.0,), kl_warmup_steps=10, folder=finished[1]))
 
 
+@pytest.mark.parametrize(
+    "asked, message",
+    [
+        ({"preset": "fractal-video"}, "gives clips of shape \\(16, 3, 8, 8\\): choose one of still pictures"),
+        ({"probe_samples": 8}, "probe_samples=8 must be more than latent_size=8"),
+        ({"betas": (1.0, -1.0)}, "betas must be a finite number in \\[0, inf\\], got -1.0"),
+    ],
+)
+def test_what_can_not_be_run_is_refused_before_it_trains(asked: Any, message: str, tmp_path: Path) -> None:
+    with pytest.raises(InvalidValueError, match=message):
+        vae.run(settings(folder=tmp_path, **asked))
+    assert not list(tmp_path.rglob("*.*"))
+
+
+def test_larger_pictures_have_no_linear_codes_beside_them(tmp_path: Path) -> None:
+    """Above 32 pixels the principal components are of smaller pictures: they make none again, and have no PSNR."""
+    own = settings(image_size=40, num_steps=1, eval_samples=4, probe_samples=64, batch_size=2, width=4, folder=tmp_path)
+    (found,) = vae.run(own).runs
+    assert found.psnr_of_pca is None and found.psnr_of_means is not None
+    assert found.probes["PCA"].features == 8 and found.probes["all pixels"].features == 3 * 32 * 32
+
+
 def test_originals_lie_above_reconstructions(tmp_path: Path) -> None:
     """Each tile of a second row is the mirror image of that above."""
     images = torch.rand(20, 3, 96, 96) * 2 - 1
