@@ -6,7 +6,6 @@ device and any number of ranks, up to the rounding of the model.
 
 from __future__ import annotations
 
-import math
 import warnings
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -128,7 +127,7 @@ def quadratic_times(steps: int, most: int) -> list[int]:
         >>> quadratic_times(5, 1000)
         [999, 639, 359, 159, 39]
     """
-    return [max(math.ceil(most * (left / steps) ** 2), left) - 1 for left in range(steps, 0, -1)]
+    return [max(-(-most * left**2 // steps**2), left) - 1 for left in range(steps, 0, -1)]
 
 
 def guided(model: Denoiser, noisy: Tensor, time: int, labels: Tensor, guidance: float) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import doctest
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("diffusers")
 pytest.importorskip("accelerate")
 
+from fractal_streams.recipes import distance, sampling
 from fractal_streams.recipes.loop import seed_named
 from fractal_streams.recipes.models.denoisers import Denoiser, unet
 from fractal_streams.recipes.sampling import (
@@ -203,3 +205,9 @@ def test_ranks_share_out_every_number_once(count: int, size: int, ranks: int) ->
     assert [list(block) for block in blocks(count, size)] == [
         list(range(start, min(start + size, count))) for start in range(0, count, size)
     ]
+
+
+@pytest.mark.parametrize("module", [sampling, distance])
+def test_examples_run(module: Any) -> None:
+    found = doctest.testmod(module)
+    assert found.attempted >= 2 and not found.failed
