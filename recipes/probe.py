@@ -85,8 +85,8 @@ def target(name: str, values: Tensor) -> Tensor:
     """(N, d) float64: what a probe is to find of a latent; sine and cosine of one that comes round again.
 
     Example:
-        >>> target("alpha", torch.tensor([0.0, math.pi])).round().tolist()
-        [[0.0, 1.0], [0.0, -1.0]]
+        >>> target("alpha", torch.tensor([0.0, math.pi / 2])).round().tolist()
+        [[0.0, 1.0], [1.0, -0.0]]
     """
     column = values.double().reshape(len(values), -1)
     if name not in PERIODS:

@@ -1,14 +1,15 @@
 """What does a variational autoencoder learn of pictures that never repeat, and does its code know what they are?
 
-    python -m fractal_streams.recipes.vae                                    # 64 numbers, plain convolutions
-    python -m fractal_streams.recipes.vae --architecture kl                  # diffusers' AutoencoderKL, the same size
-    python -m fractal_streams.recipes.vae --betas 0.1,0.5,2,8 --num-steps 2000
+    python -m fractal_streams.recipes.vae                                   # 64 numbers, plain convolutions
+    python -m fractal_streams.recipes.vae --architecture kl --width 32 --batch-size 256    # diffusers', the same size
+    python -m fractal_streams.recipes.vae --betas 0.1,0.5,2,8 --num-steps 1500
 
 Claims (measured, with hardware, steps and time): see recipes/README.md.
 
 The stream knows which latents each picture was drawn from, so a linear probe says how much of them the code holds:
 R² beside PCA of the same size, an untrained encoder, and all pixels. Every β is a run in a folder of its own, one
-after the other, each of which resumes. ELBO terms are nats per picture of the density of pictures in [-1, 1].
+after the other, each of which resumes. ELBO terms are nats per picture, of pictures in [-1, 1] under a normal
+likelihood whose one deviation is learned, or fixed by --scale.
 """
 
 from __future__ import annotations
