@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import sys
 from collections.abc import Iterable
 
 
@@ -70,5 +71,18 @@ def unknown_name(kind: str, name: object, known: Iterable[str], remedy: str = ""
 
 
 def missing_extra(package: str, extra: str) -> MissingExtraError:
-    """A `MissingExtraError` with the pip line that installs the package."""
+    """A `MissingExtraError` with the pip line that installs the package.
+
+    While an ImportError is handled, the cause is its own: a package that is there but broken or too old is not called
+    missing, and an error that this function made already stays as it is.
+    """
+    cause = sys.exc_info()[1]
+    if isinstance(cause, MissingExtraError):
+        return cause
+    if isinstance(cause, ImportError) and not isinstance(cause, ModuleNotFoundError):
+        named = package if package != "None" else cause.name or "a package"
+        return MissingExtraError(
+            f"{named} is installed, but can't be loaded ({cause}): install one that this works with: "
+            f"pip install --upgrade 'fractal-streams[{extra}]'"
+        )
     return MissingExtraError(f"{package} is not installed, and this needs it: pip install 'fractal-streams[{extra}]'")

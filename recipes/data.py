@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from fractal_streams.recipes.settings import Settings, option
 
@@ -19,12 +19,15 @@ BLOCK = 2**32
 class DataSettings(Settings):
     """What a model is trained on."""
 
+    panel: ClassVar[str] = "Data"
     preset: str = option("fractal-10", "A preset, a formula, or a spec's JSON file.")
     num_classes: int | None = option(None, "Of the stream; the preset's own.", low=1)
     image_size: int | None = option(None, "Height and width, pixels; the preset's own.", low=1)
     max_iter: int | None = option(None, "Iterations of the formula; the preset's own.", low=1)
     num_samples_per_class: int | None = option(
-        None, "Train on so many samples of each class, again and again; without it the stream is endless.", low=1
+        None,
+        "Train on so many samples per class (a mean), again and again; without it the stream is endless.",
+        low=1,
     )
     data_seed: int = option(0, "Names the stream: its classes and its samples.")
     val_seed: int = option(0, "Which of the held-out samples to test on.", high=2**31 - 2, changes_nothing=True)

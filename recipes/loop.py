@@ -22,7 +22,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from fractal_streams import Batch, Loader, Stream
 from fractal_streams.device import resolve_device
@@ -52,6 +52,7 @@ Loss = Callable[[nn.Module, Any], Mapping[str, Tensor]]
 class LoopSettings(Settings):
     """How a model is trained."""
 
+    panel: ClassVar[str] = "Training"
     num_steps: int = option(3000, "Updates of the weights.", low=1)
     batch_size: int = option(256, "Samples of an update, of all ranks together.", low=1)
     accumulation: int = option(1, "Parts in which a rank goes through its share of a batch.", low=1)

@@ -8,10 +8,10 @@ import os
 import types
 import typing
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import MISSING, Field, dataclass, field, fields
+from dataclasses import MISSING, Field, dataclass, field, fields, is_dataclass
 from numbers import Real
 from pathlib import Path
-from typing import Annotated, Any, Union
+from typing import Annotated, Any, ClassVar, Union
 
 from fractal_streams.errors import InvalidValueError, missing_extra
 from fractal_streams.spec import one_of, whole
@@ -49,9 +49,13 @@ def option(
 class Settings:
     """Values of a run, each checked at the door.
 
+    panel: of a class's own fields on a page of help; not inherited.
+
     Raises:
         InvalidValueError: a value of the wrong type or out of its range, named.
     """
+
+    panel: ClassVar[str] = "Options"
 
     def __post_init__(self) -> None:
         kinds = typing.get_type_hints(type(self))
@@ -141,7 +145,7 @@ def type_of(kind: Any) -> tuple[type, bool]:
 
 
 def command(settings: type[Settings], run: Callable[[Any], Any], help: str = "", epilog: str = "") -> typer.Typer:
-    """A command whose options are the fields of the settings; underscores may stand for hyphens.
+    """A command whose options are the fields of the settings, its own first; underscores may stand for hyphens.
 
     Args:
         settings: what the options make. run: called with it. help: the first words of its page.
@@ -158,7 +162,9 @@ def command(settings: type[Settings], run: Callable[[Any], Any], help: str = "",
         run(settings(**values))
 
     kinds = typing.get_type_hints(settings)
-    parameters = [parameter(item, kinds[item.name]) for item in fields(settings)]
+    items = sorted(fields(settings), key=lambda item: -kin(settings).index(declarer(settings, item.name)))
+    panels = {item.name: vars(declarer(settings, item.name)).get("panel", Settings.panel) for item in items}
+    parameters = [parameter(item, kinds[item.name], panels[item.name]) for item in items]
     call.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     call.__annotations__ = {each.name: each.annotation for each in parameters}
     call.__doc__ = help or inspect.getdoc(settings)
@@ -167,7 +173,17 @@ def command(settings: type[Settings], run: Callable[[Any], Any], help: str = "",
     return app
 
 
-def parameter(item: Field[Any], kind: Any) -> inspect.Parameter:
+def kin(settings: type[Settings]) -> list[type]:
+    """The classes that fields are of, the oldest first."""
+    return [each for each in reversed(settings.__mro__) if is_dataclass(each)]
+
+
+def declarer(settings: type[Settings], name: str) -> type:
+    """The oldest class that has the field: others change its default."""
+    return next(each for each in kin(settings) if name in inspect.get_annotations(each))
+
+
+def parameter(item: Field[Any], kind: Any, panel: str) -> inspect.Parameter:
     """A field as a parameter that typer reads."""
     inner, many = type_of(kind)
     text, default = item.metadata.get("help", ""), None if item.default is MISSING else item.default
@@ -175,5 +191,7 @@ def parameter(item: Field[Any], kind: Any) -> inspect.Parameter:
         text = f"{text} One of {', '.join(item.metadata['choices'])}."
     if many:
         inner, default = str, None if default is None else ",".join(str(each) for each in default)
-    annotation = Annotated[inner | None if default is None else inner, typer.Option(help=text)]  # type: ignore[valid-type]
+    names = [f"--{item.name.replace('_', '-')}"] if default is False else []  # else --no-... of what is off
+    page = typer.Option(*names, help=text, rich_help_panel=None if panel == Settings.panel else panel)
+    annotation = Annotated[inner | None if default is None else inner, page]  # type: ignore[valid-type]
     return inspect.Parameter(item.name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)

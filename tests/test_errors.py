@@ -41,3 +41,22 @@ def test_an_unknown_name_gives_the_nearest_and_all_known() -> None:
 def test_a_missing_extra_gives_the_line_that_installs_it() -> None:
     error = errors.missing_extra("imageio", "video")
     assert str(error) == "imageio is not installed, and this needs it: pip install 'fractal-streams[video]'"
+
+
+IMPORTS = {
+    "import no_such_package": "no_such_package is not installed, and this needs it: pip install",
+    "from json import no_such_name": "json is installed, but can't be loaded (cannot import name 'no_such_name'",
+    "raise ImportError('libtorch.so: undefined symbol')": "a package is installed, but can't be loaded (libtorch.so:",
+    "raise errors.missing_extra('timm', 'recipes')": "timm is not installed, and this needs it: pip install 'fractal",
+}
+
+
+@pytest.mark.parametrize("statement, said", IMPORTS.items(), ids=list(IMPORTS))
+def test_an_import_that_fails_tells_the_true_cause(statement: str, said: str) -> None:
+    """Also from one module of ours to the next, and where the error has no name."""
+    with pytest.raises(errors.MissingExtraError) as raised:
+        try:
+            exec(statement, {"errors": errors})
+        except ImportError as error:
+            raise errors.missing_extra(str(error.name), "recipes") from None
+    assert str(raised.value).startswith(said) and "fractal-streams[recipes]'" in str(raised.value)

@@ -6,7 +6,7 @@ import json
 import re
 from dataclasses import FrozenInstanceError, dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -136,6 +136,28 @@ def test_the_page_tells_every_field(walked: Any) -> None:
         line = re.search(rf"--{item.name}\b.*", text)
         assert line and item.metadata["help"] in line[0], item.name
     assert "[default: 1,2]" in text and "[default: 1.5]" in text
+
+
+def test_a_page_has_a_run_s_own_options_first_then_those_it_shares_in_panels() -> None:
+    @dataclass(frozen=True, kw_only=True)
+    class Ground(Settings):
+        panel: ClassVar[str] = "Ground"
+        slope: int = option(1, "Of it.")
+
+    @dataclass(frozen=True, kw_only=True)
+    class Pace(Settings):
+        panel: ClassVar[str] = "Pace"
+        speed: int = option(2, "Of it.")
+
+    @dataclass(frozen=True, kw_only=True)
+    class Hike(Pace, Ground):
+        slope: int = option(3, "Of it.")
+        boots: bool = option(False, "To wear.")
+
+    text = CliRunner().invoke(command(Hike, print), ["--help"]).output
+    order = ["─ Options", "--boots", "--help", "─ Pace", "--speed", "─ Ground", "--slope", "[default: 3]"]
+    places = [text.index(word) for word in order]
+    assert places == sorted(places) and "--no-boots" not in text
 
 
 @pytest.mark.parametrize(
