@@ -36,10 +36,12 @@ class ClassifierSettings(LoopSettings, DataSettings):
     optimizer_type: str = option("adamw", "Of the weights.", choices=OPTIMIZERS)
     lr_base: float = option(1e-3, "Highest rate of hidden and output matrices, at the base width.", low=0.0)
     lr_embedding: float = option(1e-3, "Of what reads the picture, of biases, norms and positions.", low=0.0)
-    weight_decay: float = option(0.05, "Of matrices; a step takes the rate times this share of them.", low=0.0)
+    weight_decay: float = option(
+        0.05, "Of matrices; a step takes the rate times this share of them, SGD ten times it.", low=0.0
+    )
     parametrization: str = option("mup", "How rates follow the width.", choices=PARAMETRIZATIONS)
     base_width: int = option(BASE_WIDTH, "The width at which a rate is what it is called.", low=1)
-    clip: float | None = option(1.0, "Largest norm of the gradient.", low=0.0)
+    clip: float | None = option(1.0, "Largest norm of the gradient.", low=1e-12)
     eval_steps: int = option(20, "Batches of an evaluation.", low=1, changes_nothing=True)
     final_samples: int = option(10_000, "Held-out samples of the last evaluation.", low=1, changes_nothing=True)
     trackers: tuple[str, ...] | None = option(

@@ -28,6 +28,8 @@ Floats = NDArray[np.float64]
 ENDLESS = "#c1121f"
 DEVIATIONS = 2.0
 """Of the difference between two lines' means over seeds, that a gap has to exceed."""
+LASTING = 2.0
+"""Times as many samples, for which a line has to stay above a minimum to have turned there."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,7 +74,7 @@ class Row:
 
     epochs: of the set, at the end. best_loss, best_at: the least test loss, nats, and the samples seen there.
     last_loss, last_accuracy: at the end, on held-out samples; seen_loss: on the first samples of the set.
-    turned: whether the test loss has risen again, by more than the margin.
+    turns_at: samples seen at the first minimum behind which the test loss rises; None if it does not.
     leaves_at: samples seen where the line has left the endless one for good; None if it has not.
     """
 
@@ -84,7 +86,7 @@ class Row:
     last_loss: float
     last_accuracy: float
     seen_loss: float
-    turned: bool
+    turns_at: float | None
     leaves_at: float | None
 
     @property
@@ -95,13 +97,50 @@ class Row:
 def leaving(finite: Curve, endless: Curve, margin: float) -> float | None:
     """Samples seen from which on, at every evaluation, the finite line's test loss is higher than the endless one's
     by more than the margin, as a share of it, and by more than `DEVIATIONS` of what seeds make of the difference.
+    None where the set has not repeated: up to there the lines differ by chance alone.
     """
     shared, ours, others = np.intersect1d(finite.samples, endless.samples, return_indices=True)
     gap = finite.test_loss[ours] - endless.test_loss[others]
     noise = DEVIATIONS * np.hypot(finite.spread[ours], endless.spread[others])
-    inside = np.flatnonzero(gap <= np.maximum(margin * endless.test_loss[others], noise))
+    inside = np.flatnonzero((gap <= np.maximum(margin * endless.test_loss[others], noise)) | fresh(finite, shared))
     first = 0 if inside.size == 0 else int(inside[-1]) + 1
     return None if first == len(shared) else float(shared[first])
+
+
+def fresh(curve: Curve, samples: Floats) -> NDArray[np.bool_]:
+    """Where none of so many samples seen was seen twice."""
+    return samples <= (math.inf if curve.size is None else curve.size)
+
+
+def chance(curves: Sequence[Curve]) -> float | None:
+    """The largest gap, as a share of the endless loss, between lines that have repeated nothing yet: what order alone
+    makes of the test loss. None if no line was tested before it repeated.
+    """
+    (endless,) = (curve for curve in curves if curve.size is None)
+    gaps: list[float] = []
+    for curve in curves:
+        shared, ours, others = np.intersect1d(curve.samples, endless.samples, return_indices=True)
+        gap = np.abs(curve.test_loss[ours] / endless.test_loss[others] - 1.0)[fresh(curve, shared)]
+        gaps += [] if curve is endless else gap.tolist()
+    return max(gaps, default=None)
+
+
+def turning(curve: Curve, margin: float) -> int | None:
+    """Place of the first minimum behind which the test loss rises by more than the margin.
+
+    It has to stay above to the end; or, once the set has repeated, until `LASTING` times as many samples were seen.
+    """
+    samples, loss = curve.samples, curve.test_loss
+    for place in range(len(loss)):
+        above = (1.0 + margin) * loss[place]
+        lower = np.flatnonzero(loss[place + 1 :] < loss[place])
+        if lower.size == 0:
+            return place if loss[-1] > above else None
+        end = place + 1 + int(lower[0])
+        lasts = not fresh(curve, samples)[place] and samples[end] >= LASTING * samples[place]
+        if lasts and loss[place:end].max() > above:
+            return place
+    return None
 
 
 def table(curves: Sequence[Curve], margin: float) -> list[Row]:
@@ -109,7 +148,7 @@ def table(curves: Sequence[Curve], margin: float) -> list[Row]:
     (endless,) = (curve for curve in curves if curve.size is None)
     rows = []
     for curve in curves:
-        best = int(curve.test_loss.argmin())
+        best, turn = int(curve.test_loss.argmin()), turning(curve, margin)
         rows.append(
             Row(
                 name=curve.name, size=curve.size,
@@ -117,27 +156,29 @@ def table(curves: Sequence[Curve], margin: float) -> list[Row]:
                 best_loss=float(curve.test_loss[best]), best_at=float(curve.samples[best]),
                 last_loss=float(curve.test_loss[-1]), last_accuracy=float(curve.test_accuracy[-1]),
                 seen_loss=float(curve.seen_loss[-1]),
-                turned=bool(curve.test_loss[-1] > (1.0 + margin) * curve.test_loss[best]),
+                turns_at=None if turn is None else float(curve.samples[turn]),
                 leaves_at=None if curve is endless else leaving(curve, endless, margin),
             )
         )  # fmt: skip
     return rows
 
 
-def show_table(rows: Sequence[Row], margin: float) -> None:
+def show_table(rows: Sequence[Row], margin: float, by_chance: float | None = None) -> None:
+    noise = "" if by_chance is None else f". Lines that have repeated nothing differ by up to {by_chance:.1%}"
     shown = Table(
-        title="test loss, nats: the best and where, the last, that on seen samples, and where a line leaves: "
-        f"stays more than {margin:.0%} above the endless one",
+        title="test loss, nats: the best, where it first turns up, the last, that on seen samples, and where a line "
+        f"leaves: stays more than {100 * margin:.3g}% above the endless one{noise}",
         box=SIMPLE, padding=(0, 1, 0, 0), pad_edge=False,
     )  # fmt: skip
-    titles = ("samples", "epochs", "best", "at", "last", "seen", "right", "leaves", "epochs")
+    titles = ("samples", "epochs", "best", "turns", "last", "seen", "right", "leaves", "epochs")
     for title in titles:
         shown.add_column(title, justify="right", no_wrap=True)
     for row in rows:
         leaves = ("never", "") if row.leaves_at is None else (f"{row.leaves_at:,.0f}", f"{row.leaves_after_epochs:.3g}")
         shown.add_row(
             "endless" if row.size is None else f"{row.size:,}", "" if row.epochs is None else epochs(row.epochs),
-            f"{row.best_loss:.4f}", f"{row.best_at:,.0f}", f"{row.last_loss:.4f}", f"{row.seen_loss:.4f}",
+            f"{row.best_loss:.4f}", "never" if row.turns_at is None else f"{row.turns_at:,.0f}",
+            f"{row.last_loss:.4f}", f"{row.seen_loss:.4f}",
             f"{row.last_accuracy:.1%}", *(("", "") if row.size is None else leaves),
         )  # fmt: skip
     Console().print(shown)
@@ -161,7 +202,7 @@ def ticked(axes: Any) -> None:
 
 
 def draw_crossover(path: Path, curves: Sequence[Curve], rows: Sequence[Row], title: str) -> None:
-    """Test loss and accuracy against samples seen: circles where a line is lowest, bars where it leaves the endless."""
+    """Test loss and accuracy against samples seen: circles where a line turns up, bars where it leaves the endless."""
     figure = Figure(figsize=(11.5, 4.8), layout="constrained")
     left, right = figure.subplots(1, 2)
     shades = matplotlib.colormaps["viridis"](np.linspace(0.0, 0.85, max(1, len(curves) - 1)))
@@ -173,14 +214,15 @@ def draw_crossover(path: Path, curves: Sequence[Curve], rows: Sequence[Row], tit
             left.plot(curve.samples, one, color=style["color"], alpha=0.25, linewidth=0.8)
         left.plot(curve.samples, curve.test_loss, label=label, **style)
         right.plot(curve.samples, curve.test_accuracy, label=label, **style)
-        if row.turned:
-            left.plot(row.best_at, row.best_loss, "o", color=style["color"], markersize=8, markeredgecolor="white")
+        if row.turns_at is not None:
+            lowest = curve.test_loss[int(np.searchsorted(curve.samples, row.turns_at))]
+            left.plot(row.turns_at, lowest, "o", color=style["color"], markersize=8, markeredgecolor="white")
         if row.leaves_at is not None:
             at = int(np.searchsorted(curve.samples, row.leaves_at))
             marked = {"marker": "|", "markersize": 16, "markeredgewidth": 2.0, "color": style["color"]}
             left.plot(row.leaves_at, curve.test_loss[at], **marked)
             right.plot(row.leaves_at, curve.test_accuracy[at], **marked)
-    left.plot([], [], "o", color="0.4", label="lowest, rises behind it")
+    left.plot([], [], "o", color="0.4", label="turns up")
     left.plot([], [], "|", color="0.4", markersize=12, markeredgewidth=2.0, label="leaves the endless line")
     left.set(xscale="log", yscale="log", xlabel="samples seen", ylabel="test loss, nats")
     ticked(left)

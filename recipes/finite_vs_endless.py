@@ -25,12 +25,13 @@ import numpy as np
 
 from fractal_streams import FiniteStream, Stream
 from fractal_streams.errors import InvalidValueError, missing_extra
+from fractal_streams.finite import MAX_SAMPLES
 
 try:
     import torch
     from fractal_streams.recipes.benchmarks.training_models import ResNet9
     from fractal_streams.recipes.classification import classification_loss, tested
-    from fractal_streams.recipes.crossover import Curve, Row, draw_crossover, show_table, table
+    from fractal_streams.recipes.crossover import Curve, Row, chance, draw_crossover, show_table, table
     from fractal_streams.recipes.data import DataSettings, opened
     from fractal_streams.recipes.journal import Journal
     from fractal_streams.recipes.loop import Loop, image_type, open_accelerator, seeded
@@ -49,7 +50,7 @@ class FiniteVsEndlessSettings(CurveSettings, DataSettings):
     """One model on sets of several sizes and on the endless stream."""
 
     sizes: tuple[int, ...] = option(
-        (1_000, 10_000, 50_000, 1_000_000), "Samples of each finite set.", low=1, changes_nothing=True
+        (1_000, 10_000, 50_000, 1_000_000), "Samples of each finite set.", low=1, high=MAX_SAMPLES, changes_nothing=True
     )
     seed: int = option(0, "Names the weights, the orders of finite sets, and all that a step draws.")
     seeds: tuple[int, ...] | None = option(None, "Of several runs of each line, in place of one.", changes_nothing=True)
@@ -82,12 +83,13 @@ class FiniteVsEndlessSettings(CurveSettings, DataSettings):
 class FiniteVsEndless:
     """What came out.
 
-    curves: of all lines, means over seeds. rows: the table, a row for each line.
+    curves: of all lines, means over seeds. rows: the table, a row for each line. by_chance: see `chance`.
     weights: of the model. device: what trained it. seconds: in all loops.
     """
 
     curves: Sequence[Curve]
     rows: Sequence[Row]
+    by_chance: float | None
     weights: int
     device: str
     seconds: float
@@ -117,7 +119,8 @@ def run(settings: FiniteVsEndlessSettings) -> FiniteVsEndless:
         of_line = finished[place * len(seeds) : (place + 1) * len(seeds)]
         curves.append(Curve.of(size, [each.rows for each in of_line]))
     result = FiniteVsEndless(
-        curves=curves, rows=table(curves, settings.margin), weights=finished[0].facts["weights"],
+        curves=curves, rows=table(curves, settings.margin), by_chance=chance(curves),
+        weights=finished[0].facts["weights"],
         device=finished[0].facts["device"], seconds=sum(each.facts["seconds"] for each in finished),
     )  # fmt: skip
     if accelerator.is_main_process:
@@ -189,7 +192,7 @@ def report(settings: FiniteVsEndlessSettings, result: FiniteVsEndless) -> None:
     )
     draw_crossover(settings.folder / "crossover.png", result.curves, result.rows, title)
     if not settings.quiet:
-        show_table(result.rows, settings.margin)
+        show_table(result.rows, settings.margin, result.by_chance)
 
 
 app = command(FiniteVsEndlessSettings, run, "The same model on N samples for many epochs, and on the endless stream.")

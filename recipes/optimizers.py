@@ -103,8 +103,8 @@ def walked(network: nn.Module) -> Iterator[tuple[str | None, str, tuple[nn.Modul
 def initialise(network: nn.Module, parametrization: str = "mup", base_width: int = BASE_WIDTH) -> None:
     """First weights that fit the parametrization; "standard" leaves a network as it is.
 
-    Under muP hidden linear maps get variances of 1 / fan_in, timm's at the base width, and the output is 0, which table
-    3 allows and appendix D.2 recommends. Convolutions have such variances already.
+    Under muP hidden linear maps get variances of 1 / fan_in, timm's where they read as much as the base width, and the
+    output is 0, which table 3 allows and appendix D.2 recommends. Convolutions have such variances already.
     """
     one_of(parametrization, "parametrization", PARAMETRIZATIONS)
     if parametrization == "standard":
@@ -119,7 +119,7 @@ def initialise(network: nn.Module, parametrization: str = "mup", base_width: int
 
 
 def factor(place: Place, name: str, base_width: int) -> float:
-    """What muP multiplies a parameter's rate by: 1 at the base width, and right at all others.
+    """What muP multiplies a parameter's rate by: 1 where it reads and writes as much as the base width.
 
     AdamW's matrices: 1 / fan_in. SGD: fan_out of what reads the input and of vectors, 1 / fan_in of the output. Steps
     of a given spectral norm (Shampoo, Muon's matrices): the root of fan_out / fan_in.
@@ -180,7 +180,8 @@ def build_optimizer(
             Nesterov's momentum of 0.9.
         lr_base: highest rate of hidden and output matrices, at the base width.
         lr_embedding: of what reads the input, and of biases, norms, positions and tokens.
-        weight_decay: of matrices; a step takes a share rate * weight_decay of them.
+        weight_decay: of matrices; a step takes a share rate * weight_decay of them, ten times that under the momentum
+            of "sgd".
         base_width: where "mup" and "standard" have the same rates (of maps that read as much).
         parametrization: of `PARAMETRIZATIONS`; "mup" wants the weights of `initialise`.
         betas: of Adam.

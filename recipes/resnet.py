@@ -76,11 +76,10 @@ def run(settings: ResNetSettings) -> Result:
             journal.write(record, figures)
             if settings.saves(record.step):
                 loop.save(settings.folder / "checkpoint")
-    result = finished(settings, loop, journal, title)
     if accelerator.is_main_process:
         with loop.evaluating() as model:
             save_classifier(settings.folder, model, "resnet", shape)
-    return result
+    return finished(settings, loop, journal, title)
 
 
 app = command(ResNetSettings, run)

@@ -132,7 +132,7 @@ def fit_powers(
 
 def remarks(names: tuple[str, ...], table: Floats, intervals: Mapping[str, tuple[float, float]]) -> tuple[str, ...]:
     """What the points do not identify, in words."""
-    said = []
+    said = [] if intervals else ["no resampled fits: how sure the coefficients are is not known"]
     for name, x in zip(names, table, strict=True):
         if len(np.unique(x)) < 3:
             said.append(f"{name} has {len(np.unique(x))} different values: an exponent needs 3")

@@ -85,6 +85,9 @@ class ScalingTableSettings(CurveSettings, DataSettings):
         super().__post_init__()
         if self.num_samples_per_class is not None:
             raise InvalidValueError("num_samples_per_class is not for this table: it is of endless data")
+        wrong = [width for width in self.widths if width % self.head_width]
+        if wrong:
+            raise InvalidValueError(f"widths must be multiples of head_width={self.head_width}, got {wrong}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -173,7 +176,7 @@ def train(settings: ScalingTableSettings, width: int, folder: Path, tell: Tell) 
     seeded("weights", settings.seed)
     model = vision_transformer(
         num_classes=stream.num_classes, image_size=size, patch_size=settings.patch_size, embed_dim=width,
-        depth=settings.depth, num_heads=max(1, width // settings.head_width),
+        depth=settings.depth, num_heads=width // settings.head_width,
     )  # fmt: skip
     initialise(model, base_width=BASE_WIDTH)
     flop = training_flop(model, size)

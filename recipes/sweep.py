@@ -74,7 +74,7 @@ class SweepSettings(DataSettings):
     parametrization: str = option("mup", "How rates follow the width.", choices=PARAMETRIZATIONS)
     base_width: int = option(BASE_WIDTH, "The width at which a rate is what it is called.", low=1)
     weight_decay: float = option(0.05, "Of matrices.", low=0.0)
-    clip: float | None = option(1.0, "Largest norm of the gradient.", low=0.0)
+    clip: float | None = option(1.0, "Largest norm of the gradient.", low=1e-12)
     precision: str = option("auto", "Of products; auto is bf16 on a GPU.", choices=PRECISIONS)
     final_samples: int = option(10_000, "Held-out samples that a run is tested on.", low=1, changes_nothing=True)
     device: str = option("auto", "auto, cpu or cuda.", choices=("auto", "cpu", "cuda"), changes_nothing=True)

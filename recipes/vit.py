@@ -84,11 +84,10 @@ def run(settings: ViTSettings) -> Result:
             journal.write(record, figures)
             if settings.saves(record.step):
                 loop.save(settings.folder / "checkpoint")
-    result = finished(settings, loop, journal, title)
     if accelerator.is_main_process:
         with loop.evaluating() as model:
             save_classifier(settings.folder, model, "vision_transformer", shape)
-    return result
+    return finished(settings, loop, journal, title)
 
 
 def shape_of(settings: ViTSettings, num_classes: int, image_size: int) -> dict[str, Any]:

@@ -22,7 +22,7 @@ pytest.importorskip("matplotlib")
 pytest.importorskip("rich")
 
 from fractal_streams.recipes import checkpoint, finite_vs_endless, journal
-from fractal_streams.recipes.crossover import Curve, leaving, table
+from fractal_streams.recipes.crossover import Curve, chance, leaving, show_table, table
 from fractal_streams.recipes.finite_vs_endless import FiniteVsEndless, FiniteVsEndlessSettings, flipped_loss, run
 from PIL import Image
 from torch.nn import functional
@@ -94,6 +94,35 @@ def test_what_seeds_make_of_the_difference_counts_as_noise() -> None:
     assert leaving(replace(finite, spread=np.zeros(len(SAMPLES))), ENDLESS, 0.0) == SAMPLES[0]
 
 
+def test_a_line_that_has_repeated_nothing_has_not_left_and_tells_what_chance_does() -> None:
+    wave = 1 + 0.03 * np.sin(np.arange(len(SAMPLES)) * 1.7)
+    begun = curve(10**6, SAMPLES, SAMPLES**-0.25 * wave)
+    begun.test_loss[-1] = 1.029 * ENDLESS.test_loss[-1]
+    assert leaving(begun, ENDLESS, 0.01) is None
+    assert leaving(replace(begun, size=10**5), ENDLESS, 0.01) > 10**5  # type: ignore[operator]
+    far = curve(1000, SAMPLES, SAMPLES**-0.25 * 2)
+    far.test_loss[SAMPLES <= 1000] *= 0.5
+    assert chance([begun, far, ENDLESS]) == pytest.approx(np.abs(wave - 1)[:-1].max())
+    assert chance([far, ENDLESS]) == pytest.approx(0.0)
+    assert chance([curve(50, SAMPLES, SAMPLES**-0.25), ENDLESS]) is None
+
+
+def test_a_line_turns_at_its_first_lasting_minimum_however_low_it_falls_later(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    samples = 100.0 * 2.0 ** np.arange(9)
+    late = curve(200, samples, [4.0, 3.0, 2.3, 2.35, 2.4, 2.8, 2.2, 2.3, 2.5])  # a spike, and low behind it
+    row, endless = table([late, curve(None, samples, 4.0 * 0.8 ** np.arange(9))], 0.01)
+    assert (row.turns_at, row.best_at, row.best_loss) == (400.0, 6400.0, 2.2) and endless.turns_at is None
+    show_table([row, endless], 0.015, 0.029)
+    words = " ".join(capsys.readouterr().out.split())
+    assert "2.2000 400 2.5000" in words and "1.5% above" in words and "by up to 2.9%" in words
+    warming = curve(10**6, samples, [2.0, 3.0, 3.0, 1.9, 1.5, 1.2, 1.1, 1.0, 0.9])  # rises before it has repeated
+    brief = curve(50, 100.0 + np.arange(6), [2.0, 1.0, 1.5, 0.9, 0.8, 0.7])
+    for never in (warming, brief, curve(50, samples, np.full(9, 2.0))):
+        assert table([never, curve(None, never.samples, never.test_loss)], 0.01)[0].turns_at is None
+
+
 def test_means_and_errors_over_seeds_at_the_samples_that_all_have() -> None:
     def rows(losses: list[float]) -> list[dict[str, float]]:
         figures = [{"test_loss": x, "test_accuracy": x / 10, "seen_loss": x / 2} for x in losses]
@@ -111,9 +140,9 @@ def test_the_table_tells_the_lowest_and_the_last() -> None:
     endless = curve(None, [100, 200, 400, 800], [2.0, 1.0, 0.5, 0.25])
     finite, last = table([turning, endless], 0.01)
     assert (finite.epochs, finite.best_loss, finite.best_at, finite.last_loss) == (4.0, 1.0, 200, 1.5)
-    assert finite.turned and finite.leaves_at == 400 and finite.leaves_after_epochs == 2.0
-    assert not last.turned and last.leaves_at is None and last.epochs is None
-    assert not table([turning, endless], 0.6)[0].turned
+    assert finite.turns_at == 200 and finite.leaves_at == 400 and finite.leaves_after_epochs == 2.0
+    assert last.turns_at is None and last.leaves_at is None and last.epochs is None
+    assert table([turning, endless], 0.6)[0].turns_at is None
 
 
 def test_the_finite_set_is_learned_by_heart_and_the_endless_stream_is_learned(
@@ -123,7 +152,7 @@ def test_the_finite_set_is_learned_by_heart_and_the_endless_stream_is_learned(
     finite, endless = result.rows
     assert finite.size == 24 and finite.epochs == 100 * 16 / 24
     assert finite.seen_loss < 0.2 * finite.last_loss
-    assert finite.turned and finite.leaves_at is not None and finite.best_at < finite.leaves_at
+    assert finite.turns_at is not None and finite.leaves_at is not None and finite.best_at < finite.leaves_at
     assert endless.last_loss < 0.92 * result.curves[1].test_loss[0] and endless.last_loss < 0.7 * finite.last_loss
     assert endless.seen_loss == pytest.approx(endless.last_loss, rel=0.15)
     assert {path.name for path in folder.iterdir()} == {
@@ -201,6 +230,11 @@ def test_about_half_of_the_pictures_are_flipped_upside_down() -> None:
 def test_samples_of_a_class_are_refused() -> None:
     with pytest.raises(InvalidValueError, match="sizes instead"):
         FiniteVsEndlessSettings(num_samples_per_class=10)
+
+
+def test_a_set_that_can_not_be_shuffled_is_refused_before_anything_is_trained() -> None:
+    with pytest.raises(InvalidValueError, match="sizes must be .* 16777216"):
+        FiniteVsEndlessSettings(sizes=(1000, 2**24 + 1))
 
 
 @pytest.mark.slow

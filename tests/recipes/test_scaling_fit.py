@@ -26,6 +26,7 @@ def test_a_law_of_compute_is_found_from_exact_losses(floor: float, factor: float
     assert law.factors[0] == pytest.approx(factor, rel=1e-3)
     assert law.floor == pytest.approx(floor, abs=2e-4)
     assert law(COMPUTE) == pytest.approx(loss, rel=1e-4)
+    assert not law.identified and "no resampled fits" in law.remarks[0]
 
 
 def test_a_law_of_weights_and_samples_is_found_from_exact_losses() -> None:

@@ -166,3 +166,9 @@ def test_what_is_no_number_is_null_in_json() -> None:
 def test_a_finite_set_is_refused() -> None:
     with pytest.raises(InvalidValueError, match="it is of endless data"):
         ScalingTableSettings(num_samples_per_class=10)
+
+
+def test_widths_that_change_the_heads_are_refused() -> None:
+    """Rates follow the width only as long as heads keep theirs."""
+    with pytest.raises(InvalidValueError, match=r"head_width=32, got \[48, 16\]"):
+        ScalingTableSettings(widths=(48, 64, 16))

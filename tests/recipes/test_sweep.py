@@ -10,9 +10,11 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch")
@@ -20,7 +22,8 @@ pytest.importorskip("timm")
 
 from fractal_streams.recipes import sweep, sweep_worker
 from fractal_streams.recipes.sweep import Slot, SweepSettings, environments, row_of
-from fractal_streams.recipes.sweep_plot import Row, best_rates, mean_losses, sentence, transfers
+from fractal_streams.recipes.sweep_plot import Row, best_rates, draw_sweep, mean_losses, sentence, transfers
+from fractal_streams.recipes.vit import ViTSettings
 from PIL import Image
 
 from fractal_streams.errors import InvalidValueError
@@ -64,7 +67,7 @@ def in_this_process(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
     def answer(slot: Slot, asked: Any) -> dict[str, str]:
         trained.append(asked.folder.name)
-        told = {name: getattr(asked, name) for name in asked.__dataclass_fields__}
+        told = {item.name: getattr(asked, item.name) for item in fields(asked)}
         return sweep_worker.outcome(json.loads(json.dumps(told, default=str)))
 
     monkeypatch.setattr(Slot, "answer", answer)
@@ -177,6 +180,51 @@ def test_whether_a_rate_transfers(best: dict[int, int], moved: bool, words: str)
     }
     assert transfers(table(losses)) is moved
     assert words in sentence(table(losses))
+
+
+def test_the_sentence_tells_what_seeds_do_not() -> None:
+    """A rate that is best by less than seeds differ is not better: figures of a real sweep of three widths."""
+    real: Any = {
+        64: {0.0005: [0.891, 0.867], 0.00125: [0.774, 0.885], 0.003: [1.228, 1.117]},
+        128: {0.0005: [0.743, 0.777], 0.00125: [0.578, 0.722], 0.003: [1.038, 1.080]},
+        256: {0.0005: [0.749, 0.762], 0.00125: [0.776, 0.765], 0.003: [0.891, 0.787]},
+    }
+    words = sentence(table(real))
+    assert "That of width 64 costs width 256 0.015 nats" in words
+    assert "within the spread of 2 seeds: 0.0005 and 0.00125 may be best at every width" in words
+    sure = {width: {rate: [sum(each) / 2 + bit for bit in (0, 1e-3)] for rate, each in row.items()}
+            for width, row in real.items()}  # fmt: skip
+    assert "neighbours" in sentence(table(sure)) and "spread" not in sentence(table(sure))
+    alone = {width: {rate: each[:1] for rate, each in row.items()} for width, row in real.items()}
+    alone[64][0.0005] = [0.7]
+    assert "One seed does not tell" in sentence(table(alone))
+    wide = {
+        8: {0.1: [1.0, 3.0], 0.2: [8.0, 9.0], 0.4: [1.5, 3.5]},
+        16: {0.1: [1.5, 3.5], 0.2: [8.0, 9.0], 0.4: [1.0, 3.0]},
+    }
+    words = sentence(table(wide))  # type: ignore[arg-type]
+    assert "moves with the width" in words and "it does not" not in words and "0.1 and 0.4 may" in words
+
+
+def test_a_run_that_failed_says_nothing_of_its_rate() -> None:
+    rows = table({8: {0.1: [2.0, 2.0], 0.2: [1.0, 1.0]}, 16: {0.1: [2.0, 2.0], 0.2: [1.0, 1.0]}})
+    rows[2] = Row(width=8, rate=0.2, seed=0, outcome="failed", error="out of memory")
+    assert best_rates(rows) == {8: 0.2, 16: 0.2}
+    assert "1 of 8 runs are missing: sweep again" in sentence(rows)
+
+
+def test_the_sentence_fits_below_the_plot(tmp_path: Path) -> None:
+    grid = (0.1, 0.2, 0.4, 0.8, 1.6)
+    draw_sweep(tmp_path / "plot.png", table({w: {r: [abs(r - w / 100), 0.0] for r in grid} for w in (8, 16, 90)}), "")
+    pixels = np.asarray(Image.open(tmp_path / "plot.png").convert("L"))
+    words = (pixels < 128)[int(0.9 * len(pixels)) :].any(0).nonzero()[0]
+    assert words.min() > 10 and words.max() < pixels.shape[1] - 10
+
+
+def test_a_clip_to_nothing_is_refused(tmp_path: Path) -> None:
+    for made in (ViTSettings, SweepSettings):
+        with pytest.raises(InvalidValueError, match="clip"):
+            made(clip=0.0, folder=tmp_path)
 
 
 def children(parent: int) -> list[int]:

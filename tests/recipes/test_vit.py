@@ -68,6 +68,18 @@ def test_the_result_says_what_the_files_say(trained: tuple[ViTSettings, Result])
     assert result.train_loss == read_records(settings.folder)[-1]["loss"]
 
 
+def test_a_result_is_written_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A sweep takes a run with a result for done: its model has to be there."""
+
+    def full(*given: Any) -> None:
+        raise OSError("no space left")
+
+    monkeypatch.setattr(vit, "save_classifier", full)
+    with pytest.raises(OSError, match="no space"):
+        vit.run(tiny(tmp_path, num_steps=1, final_samples=8))
+    assert not (tmp_path / "result.json").exists()
+
+
 def test_the_model_that_is_left_gives_the_same_accuracy(trained: tuple[ViTSettings, Result]) -> None:
     settings, result = trained
     network = load_classifier(settings.folder)
