@@ -62,14 +62,14 @@ ROWS = 10
 class DiffusionSettings(LoopSettings, DataSettings):
     """What is trained, how pictures are drawn, and what they are measured by."""
 
-    num_steps: int = option(5000, "Updates of the weights.", low=1)
+    num_steps: int = option(12_000, "Updates of the weights.", low=1)
     warmup_steps: int = option(250, "Steps in which the rate rises.", low=0)
     clip: float | None = option(1.0, "Largest norm of the gradient.", low=0.0)
     ema: float = option(0.999, "Share of the average of weights that stays in a step; 0 keeps none.", low=0.0, high=1.0)
-    eval_once_every: int = option(1000, "Steps from one test and sheet to the next.", low=1, changes_nothing=True)
+    eval_once_every: int = option(3000, "Steps from one test and sheet to the next.", low=1, changes_nothing=True)
     checkpoint_every: int = option(1000, "Steps from one checkpoint to the next.", low=1, changes_nothing=True)
     denoiser: str = option("unet", "The network.", choices=tuple(DENOISERS))
-    size: str = option("base", "Of the network.", choices=SIZES)
+    size: str = option("small", "Of the network.", choices=SIZES)
     lr: float = option(4e-4, "Learning rate of AdamW.", low=0.0)
     timesteps: int = option(1000, "Of the noise.", low=2, high=100_000)
     betas: str = option("cosine", "How noise grows with time.", choices=tuple(BETAS))
@@ -215,7 +215,8 @@ def run(settings: DiffusionSettings) -> Result:
     model = denoiser(settings, stream)
     if accelerator.device.type == "cuda":
         model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    optimizer = torch.optim.AdamW(model.parameters(), lr=settings.lr, betas=(0.9, 0.99), weight_decay=0.0)
+    fast = {"fused": accelerator.device.type == "cuda"}
+    optimizer = torch.optim.AdamW(model.parameters(), lr=settings.lr, betas=(0.9, 0.99), weight_decay=0.0, **fast)
     loss = DenoisingLoss(schedule=schedule, none=model.none, unlabelled=settings.unlabelled)
     loop = Loop(model, loss, optimizer, stream, settings, accelerator)
     loop.resume(settings.folder / "checkpoint")

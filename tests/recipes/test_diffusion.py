@@ -38,6 +38,7 @@ from fractal_streams.recipes.models.denoisers import DENOISERS, dit, unet
 from fractal_streams.recipes.sampling import noise_schedule
 from PIL import Image
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from fractal_streams.errors import InvalidValueError
 
@@ -212,10 +213,30 @@ def test_denoisers_begin_at_0_and_know_time_and_class(kind: str) -> None:
         model(same, times, labels + 1)
 
 
+def test_the_unet_is_bfloat16_between_its_convolutions_too() -> None:
+    """A GPU's autocast makes float32 of what GroupNorm gives, and of all up to the next convolution; not of these."""
+    norms = [
+        each for each in unet(size="tiny", num_classes=3, image_size=8).modules() if isinstance(each, nn.GroupNorm)
+    ]
+    assert len(norms) > 10
+    for norm in norms:
+        taken = torch.randn(2, norm.num_channels, 4, 4)
+        assert torch.equal(norm(taken), nn.GroupNorm.forward(norm, taken))  # in float32 to the last bit
+    try:
+        torch.set_autocast_enabled("cuda", True)
+        torch.set_autocast_dtype("cuda", torch.bfloat16)
+        with FakeTensorMode(), torch.device("cuda"):  # whose types are told without a GPU
+            taken = torch.empty(2, 8, 4, 4, dtype=torch.bfloat16)
+            assert nn.GroupNorm(2, 8)(taken).dtype == torch.float32
+            assert {type(norm)(2, 8)(taken).dtype for norm in norms} == {torch.bfloat16}
+    finally:
+        torch.set_autocast_enabled("cuda", False)
+
+
 def test_pictures_that_a_denoiser_can_not_take_are_refused(tmp_path: Path) -> None:
     with pytest.raises(InvalidValueError, match="multiple of 4"):
         unet(size="base", num_classes=3, image_size=30)
-    with pytest.raises(InvalidValueError, match="even"):
+    with pytest.raises(InvalidValueError, match="multiple of 2"):
         dit(size="tiny", num_classes=3, image_size=9)
     with pytest.raises(InvalidValueError, match="must divide"):
         run(small(tmp_path, sampler="ddim", sampler_steps=3))
