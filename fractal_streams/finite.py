@@ -95,6 +95,7 @@ class FiniteStream(Stream):
 def _order(samples: int, shuffled: bool, seed: int, epoch: int) -> Int64:
     """The order of an epoch, by sorting 64 random bits of each place; equal ones keep their places."""
     places = np.arange(samples, dtype=np.int64)
+    places.setflags(write=False)
     if not shuffled:
         return places
     low, high, *_ = rng.words(places, rng.key("finite", FINITE_VERSION, seed, epoch))

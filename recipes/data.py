@@ -9,6 +9,8 @@ from typing import Any, ClassVar
 from fractal_streams.recipes.settings import Settings, option
 
 from fractal_streams import Batch, FiniteStream, Stream, open_stream
+from fractal_streams.errors import InvalidValueError, UnknownNameError
+from fractal_streams.finite import MAX_SAMPLES
 from fractal_streams.normalisation import channel_statistics
 
 BLOCK = 2**32
@@ -41,23 +43,44 @@ def opened(
     Args:
         device: of the run's accelerator. dtype: of the pictures.
         mean, std: to subtract and to divide by, of levels in [0, 1], instead of the preset's own.
+
+    Raises:
+        InvalidValueError: a stream of clips; a size, number of classes or of iterations that the preset has not.
     """
     names = {"height": data.image_size, "width": data.image_size, "num_classes": data.num_classes}
     asked = {**names, "iterations": data.max_iter}
     own_mean, own_std = channel_statistics(data.preset)
     place = str(device)  # that of a rank is cpu:0
-    return open_stream(
-        data.preset, seed=data.data_seed, split=split, device="cpu" if place.startswith("cpu") else place, dtype=dtype,
-        mean=own_mean if mean is None else mean, std=own_std if std is None else std,
-        **{name: value for name, value in asked.items() if value is not None},
-    )  # fmt: skip
+    try:
+        stream = open_stream(
+            data.preset, seed=data.data_seed, split=split, device="cpu" if place.startswith("cpu") else place,
+            dtype=dtype, mean=own_mean if mean is None else mean, std=own_std if std is None else std,
+            **{name: value for name, value in asked.items() if value is not None},
+        )  # fmt: skip
+    except UnknownNameError as error:
+        ours = {"height": "image_size", "num_classes": "num_classes", "iterations": "max_iter"}
+        for option_name in (own for name, own in ours.items() if f"unknown setting {name!r}" in str(error)):
+            raise InvalidValueError(f"preset={data.preset!r} has no {option_name} to choose: leave it out") from None
+        raise
+    if len(stream.generate(range(0)).images.shape) != 4:
+        raise InvalidValueError(f"preset={data.preset!r} makes clips, and this trains on stills: choose another preset")
+    return stream
 
 
 def training_stream(data: DataSettings, device: Any, dtype: str = "float32", **form: Any) -> Stream:
-    """The endless training stream, or a finite set of it if so many samples of a class are asked for."""
+    """The endless training stream, or a finite set of it if so many samples of a class are asked for.
+
+    Raises:
+        InvalidValueError: a stream of clips, or a set larger than `MAX_SAMPLES`.
+    """
     stream = opened(data, "train", device, dtype, **form)
     if data.num_samples_per_class is None:
         return stream
+    if (most := MAX_SAMPLES // stream.num_classes) < data.num_samples_per_class:
+        raise InvalidValueError(
+            f"num_samples_per_class must be at most {most} with {stream.num_classes} classes, got "
+            f"{data.num_samples_per_class}: leave it out for an endless stream"
+        )
     return FiniteStream(stream, data.num_samples_per_class * stream.num_classes)
 
 

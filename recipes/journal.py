@@ -43,7 +43,7 @@ class Journal:
 
     Raises:
         MissingExtraError: a tracker that is not installed; names the pip line.
-        InvalidValueError: a records.csv that is there and can't be read.
+        InvalidValueError: a folder that is a file; a records.csv that is there and can't be read.
 
     Example:
         with Journal(folder, loop, title="ViT") as journal:
@@ -62,6 +62,7 @@ class Journal:
         check_trackers(self.names)
         self.trackers: Trackers | None = None
         self.rows: list[dict[str, Any]] = []
+        self.columns: list[str] = []
         self.shown, self.told = self.main and not quiet, -math.inf
         self.console = Console(stderr=True)
         self.bar = Progress(
@@ -70,6 +71,8 @@ class Journal:
             disable=not (self.shown and self.console.is_terminal), speed_estimate_period=600.0,
         )  # fmt: skip
         if self.main:
+            if self.folder.is_file():
+                raise InvalidValueError(f"folder={str(self.folder)!r} is a file: give the name of a folder")
             self.folder.mkdir(parents=True, exist_ok=True)
             self.rows = [row for row in read_records(self.folder) if row["step"] <= loop.step]
 
@@ -95,17 +98,18 @@ class Journal:
             return
         row = {**{name: getattr(record, name) for name in COLUMNS}, **record.terms, **measured}
         self.rows.append(row)
-        write_records(self.folder, self.rows)
+        columns, self.columns = self.columns, []  # all is written again behind an append that failed
+        self.columns = write_records(self.folder, self.rows, columns)
         if self.trackers is not None:
             self.trackers.figures({name: value for name, value in row.items() if name != "step"}, record.step)
-        self._show(record)
+        self._show(record, measured)
 
     def picture(self, name: str, path: Path) -> None:
         """Tells the trackers a picture that lies in a file."""
         if self.trackers is not None:
             self.trackers.picture(name, Path(path), self.loop.step)
 
-    def _show(self, record: Record) -> None:
+    def _show(self, record: Record, measured: Mapping[str, float]) -> None:
         """Moves the bar; where there is none, prints a line now and then."""
         loss, pace, waiting = f"loss {record.loss:.4g}", f"{record.images_per_second:,.0f}", record.waiting
         self.bar.update(self.task, completed=record.step, note=f"{loss}, {pace}/s, waiting {waiting:.0%}")
@@ -113,16 +117,18 @@ class Journal:
         due = record.step == steps or time.monotonic() - self.told >= PAUSE
         if due and self.shown and not self.console.is_terminal:
             self.told = time.monotonic()
-            self.console.print(
-                f"{self.title}: step {record.step:,} of {steps:,}, {loss}, {pace} images/s, waiting {waiting:.1%}",
-                highlight=False,
-                soft_wrap=True,
-            )
+            figures = "".join(f", {name.replace('_', ' ')} {value:.4g}" for name, value in measured.items())
+            self._say(f"step {record.step:,} of {steps:,}, {loss}, {pace} images/s, waiting {waiting:.1%}{figures}")
+
+    def _say(self, words: str) -> None:
+        self.console.print(f"{self.title}: {words}", highlight=False, soft_wrap=True)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.bar.stop()
+        if self.shown and isinstance(error, KeyboardInterrupt):
+            self._say(f"stopped behind step {self.loop.step:,}; the same again goes on from step {self.loop.saved:,}")
         try:
             if self.main and self.rows:
                 draw_curves(self.folder / "curves.png", self.rows, self.title)
@@ -143,7 +149,8 @@ def read_records(folder: Path) -> list[dict[str, Any]]:
         return []
     try:
         with path.open(newline="") as file:
-            rows = [{name: number(name, text) for name, text in row.items() if text} for row in csv.DictReader(file)]
+            lines = [line for line in file if line.endswith("\n")]  # a run that was killed may leave half a line
+        rows = [{name: number(name, text) for name, text in row.items() if text} for row in csv.DictReader(lines)]
         return sorted(rows, key=lambda row: row["step"])
     except (KeyError, TypeError, ValueError) as error:
         raise InvalidValueError(f"{path} holds no records ({error}): move it away, or use another folder") from None
@@ -153,7 +160,13 @@ def number(name: str, text: str) -> float:
     return int(text) if name in WHOLE else float(text)
 
 
-def write_records(folder: Path, rows: list[dict[str, Any]]) -> None:
+def write_records(folder: Path, rows: list[dict[str, Any]], columns: list[str]) -> list[str]:
+    """Appends the last row to a file that has these columns; writes all if it has others. Returns the columns."""
+    path = folder / "records.csv"
+    if columns and not rows[-1].keys() - columns and path.is_file():
+        with path.open("a", newline="") as file:
+            csv.DictWriter(file, columns).writerow(rows[-1])
+        return columns
     names = list(dict.fromkeys(name for row in rows for name in row))
 
     def write(place: Path) -> None:
@@ -162,7 +175,8 @@ def write_records(folder: Path, rows: list[dict[str, Any]]) -> None:
             writer.writeheader()
             writer.writerows(rows)
 
-    whole_file(folder / "records.csv", write)
+    whole_file(path, write)
+    return names
 
 
 def draw_curves(path: Path, rows: list[dict[str, Any]], title: str) -> None:

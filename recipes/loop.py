@@ -184,7 +184,7 @@ class Loop:
         InvalidValueError: a batch that the ranks and parts can't share evenly.
 
     Iterating raises `DivergedError` at the record of the first step whose loss is infinite or no number, before
-    anything of it is saved.
+    anything of it is saved; and `DeviceError` where the GPU's memory is full.
     """
 
     def __init__(
@@ -214,7 +214,7 @@ class Loop:
         self.loader = Loader(
             source, settings.batch_size // shares, workers=settings.workers, fields=fields, transform=transform
         )
-        self.step = 0
+        self.step = self.saved = 0
         self.seconds = 0.0
         self.interrupted = False
         if accelerator.device.type == "cuda":
@@ -225,7 +225,13 @@ class Loop:
         settings, batches = self.settings, iter(self.loader)
         clock, window = Clock(self.accelerator.device), Window()
         while self.step < settings.num_steps:
-            window.add(self._update(batches, clock))
+            try:
+                window.add(self._update(batches, clock))
+            except torch.OutOfMemoryError as error:
+                raise DeviceError(
+                    f"the GPU's memory is full at batch_size={settings.batch_size}, accumulation="
+                    f"{settings.accumulation}: double accumulation, which trains the same, or take a smaller batch"
+                ) from error
             if settings.records(self.step):
                 record = self._record(window, clock)
                 window, idle = Window(), time.perf_counter()
@@ -299,6 +305,14 @@ class Loop:
                 f"step {self.step + 1} was interrupted and is half done: make a Loop, and resume it from a checkpoint"
             )
 
+    def _refuse_ranks_apart(self, folder: Path, place: Path | None) -> None:
+        """Ranks that begin at different steps would wait for each other forever."""
+        if self.accelerator.num_processes > 1:
+            number = -1 if place is None else int(place.name.split("-")[1])
+            steps = self.accelerator.gather(torch.tensor([number], device=self.accelerator.device)).tolist()
+            if len(set(steps)) > 1:
+                raise InvalidValueError(f"ranks found steps {steps} in {folder}, -1 is none: let them share a folder")
+
     @contextmanager
     def evaluating(self) -> Iterator[nn.Module]:
         """The model to look at: the average of weights if one is kept, in evaluation mode, without gradients."""
@@ -333,14 +347,17 @@ class Loop:
             }  # fmt: skip
             checkpoint.save(folder, self.step, values)
         self.accelerator.wait_for_everyone()
+        self.saved = self.step
 
     def resume(self, folder: Path) -> bool:
         """Go on from the newest checkpoint of a folder; whether there was one.
 
         Raises:
             InvalidValueError: it is damaged, or of other settings, another stream or another model; names what differs.
+            Or the ranks see different checkpoints.
         """
         place = checkpoint.latest(folder)
+        self._refuse_ranks_apart(folder, place)
         if place is None:
             return False
         values = checkpoint.load(place)
@@ -355,6 +372,7 @@ class Loop:
             if self.accelerator.scaler is not None and values["scaler"]:
                 self.accelerator.scaler.load_state_dict(values["scaler"])
             self.step, self.seconds, self.interrupted = told["step"], told["seconds"], False
+            self.saved = self.step
         except (AttributeError, KeyError, TypeError, RuntimeError, ValueError) as error:
             if isinstance(error, FractalStreamsError):
                 raise

@@ -100,6 +100,12 @@ def test_a_large_set_is_a_permutation_and_orders_stay_as_they_were() -> None:
 PINNED = [3, 1, 7, 6, 0, 2, 5, 4, 0, 6, 3, 2, 1, 5, 4, 7]
 
 
+@pytest.mark.parametrize("shuffled", [True, False])
+def test_an_order_that_is_kept_can_t_be_written_to(shuffled: bool) -> None:
+    with pytest.raises(ValueError, match="read-only"):
+        FiniteStream(Numbered(), 5, shuffled=shuffled).order(0)[0] = 3
+
+
 def test_digests_name_what_differs() -> None:
     forms = [
         FiniteStream(Numbered(), 5), FiniteStream(Numbered(), 6), FiniteStream(Numbered(), 5, seed=1),

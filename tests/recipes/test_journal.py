@@ -67,6 +67,64 @@ def test_a_resumed_run_drops_the_rows_behind_its_checkpoint(tmp_path: Path) -> N
     assert [row["step"] for row in read_records(tmp_path)] == [6, 12]
 
 
+def test_a_record_is_appended_and_all_is_written_again_only_for_a_new_column(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So a long run writes as much as it has records, not their square."""
+    whole: list[Path] = []
+    real = journals.whole_file
+    monkeypatch.setattr(journals, "whole_file", lambda path, write: (whole.append(path), real(path, write)))
+    records = journalled(tmp_path, small_loop(record_every=1))
+    assert [path.name for path in whole] == ["records.csv", "records.csv", "curves.png"]
+    rows = read_records(tmp_path)
+    assert [row["step"] for row in rows] == list(range(1, 13)) and [row["loss"] for row in rows] == [
+        record.loss for record in records
+    ]
+    assert [row["step"] for row in rows if "test_loss" in row] == [4, 8, 12]
+
+
+def test_a_row_that_a_kill_cut_is_dropped_and_one_that_failed_is_mended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loop = small_loop(record_every=2)
+    with Journal(tmp_path, loop, title="small", quiet=True) as journal:
+        records = iter(loop)
+        journal.write(next(records))
+        with (tmp_path / "records.csv").open("a") as file:
+            file.write("1")  # of a row "12,96,..."
+        assert [row["step"] for row in read_records(tmp_path)] == [2]
+
+        def full(self: Any, row: Any) -> None:
+            raise OSError("no space left on device")
+
+        with monkeypatch.context() as patched, pytest.raises(OSError, match="no space"):
+            patched.setattr(csv.DictWriter, "writerow", full)
+            journal.write(next(records))
+        journal.write(next(records))
+    assert [row["step"] for row in read_records(tmp_path)] == [2, 4, 6]
+
+
+def test_a_folder_that_is_a_file_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "runs").write_text("")
+    with pytest.raises(InvalidValueError, match="is a file: give the name of a folder"):
+        Journal(tmp_path / "runs", small_loop(), title="small")
+
+
+def test_a_run_that_is_stopped_tells_where_it_goes_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    loop = small_loop(record_every=1)
+    with pytest.raises(KeyboardInterrupt), Journal(tmp_path, loop, title="small") as journal:
+        for record in loop:
+            journal.write(record)
+            if record.step == 5:
+                loop.save(tmp_path / "checkpoint")
+            if record.step == 8:
+                raise KeyboardInterrupt
+    told = capsys.readouterr().err.splitlines()
+    assert told[-1] == "small: stopped behind step 8; the same again goes on from step 5"
+    later = small_loop()
+    assert later.resume(tmp_path / "checkpoint") and later.saved == later.step == 5
+
+
 @pytest.mark.parametrize("name", ["loss", "rate", "accuracy", "step"])
 def test_a_figure_may_not_take_the_name_of_another(name: str, tmp_path: Path) -> None:
     loop = small_loop()
@@ -92,7 +150,7 @@ def test_a_write_that_fails_leaves_the_rows_before(tmp_path: Path, monkeypatch: 
 
     monkeypatch.setattr(csv.DictWriter, "writerows", full)
     with pytest.raises(OSError, match="no space"):
-        journals.write_records(tmp_path, [{"step": 1}])
+        journals.write_records(tmp_path, [{"step": 1}], [])
     assert (tmp_path / "records.csv").read_bytes() == before
     assert {each.name for each in tmp_path.iterdir()} == {"records.csv", "curves.png"}
 
@@ -141,7 +199,7 @@ def test_where_no_bar_can_move_lines_are_printed(tmp_path: Path, capsys: pytest.
     journalled(tmp_path, small_loop(record_every=1), quiet=False)
     lines = capsys.readouterr().err.splitlines()
     assert lines[0].startswith("small: step 1 of 12, loss ") and "images/s, waiting" in lines[0]
-    assert lines[-1].startswith("small: step 12 of 12")
+    assert lines[-1].startswith("small: step 12 of 12") and lines[-1].endswith(", test loss 2.5")
     journalled(tmp_path, small_loop(), quiet=True)
     assert capsys.readouterr() == ("", "")
 

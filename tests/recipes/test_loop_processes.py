@@ -11,7 +11,9 @@ import socket
 import subprocess
 import sys
 import time
+from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -24,6 +26,8 @@ from accelerate.utils import TorchDynamoPlugin
 from fractal_streams.recipes import checkpoint, loop as loops
 from fractal_streams.recipes.loop import Loop
 from small_training import noisy, plain, same, small_loop, sums, weights
+
+from fractal_streams.errors import DeviceError, InvalidValueError
 
 PROGRAM = Path(__file__).parents[1] / "small_training.py"
 
@@ -73,6 +77,27 @@ def test_two_ranks_train_on_the_same_batches_as_one(tmp_path: Path) -> None:
     later = small_loop(**asked)
     assert later.resume(tmp_path) and later.step == 12 and sums(later) == ranks[0]["sums"]
     assert later.loader.position == 96 and int(later.average.state_dict()["n_averaged"]) == 12
+
+
+@pytest.mark.parametrize("steps, apart", [([-1, 4], True), ([4, 8], True), ([4, 4], False)])
+def test_ranks_that_find_other_checkpoints_are_refused(steps: list[int], apart: bool, tmp_path: Path) -> None:
+    """As on two hosts whose folders have one name; else one would train on while the other waits for it."""
+    first = small_loop(num_steps=4)
+    if steps[0] > 0:
+        finished(first).save(tmp_path)
+    loop = small_loop(num_steps=4)
+    gathered: list[int] = []
+
+    def gather(own: Any) -> Any:
+        gathered.extend(own.tolist())
+        return torch.tensor(steps)
+
+    loop.accelerator = SimpleNamespace(  # type: ignore[assignment]
+        num_processes=2, device=loop.accelerator.device, gather=gather, scaler=None
+    )
+    with pytest.raises(InvalidValueError, match="share a folder") if apart else nullcontext():
+        loop.resume(tmp_path)
+    assert gathered == steps[:1] and loop.step == (0 if apart else 4)
 
 
 @pytest.mark.slow
@@ -173,3 +198,11 @@ def test_a_compiled_model_keeps_its_names_and_checkpoints(tmp_path: Path, monkey
 @pytest.mark.skipif(not (shutil.which("g++") or shutil.which("clang++")), reason="inductor needs a C++ compiler")
 def test_a_model_compiled_by_inductor_trains_as_a_plain_one(tmp_path: Path) -> None:
     check_compiled(tmp_path)
+
+
+def test_a_full_memory_tells_what_to_do() -> None:
+    def loss(model: Any, batch: Any) -> Any:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    with pytest.raises(DeviceError, match="full at batch_size=8, accumulation=2: double accumulation"):
+        finished(small_loop(loss=loss, accumulation=2))
