@@ -22,15 +22,15 @@ from fractal_streams.recipes.settings import command, option
 from fractal_streams import Batch, Stream
 from fractal_streams.contact_sheet import contact_sheet, save_png, whole_file
 from fractal_streams.errors import InvalidValueError, missing_extra
-from fractal_streams.normalisation import channel_statistics
 
 try:
     import torch
     from accelerate import Accelerator
     from accelerate.utils import broadcast_object_list
-    from fractal_streams.recipes import checkpoint, vit
-    from fractal_streams.recipes.distance import Distance, Features, distance, features_of, levels
+    from fractal_streams.recipes import checkpoint
+    from fractal_streams.recipes.distance import FEWEST, Distance, distance, levels
     from fractal_streams.recipes.journal import Journal, read_records
+    from fractal_streams.recipes.judge import Judge, judge
     from fractal_streams.recipes.loop import Loop, LoopSettings, image_type, open_accelerator, seed_named, seeded
     from fractal_streams.recipes.models.denoisers import DENOISERS, SIZES, Denoiser
     from fractal_streams.recipes.sampling import (
@@ -52,8 +52,6 @@ except ImportError as error:
 
 SIGNED = {"mean": 0.5, "std": 0.5}
 """The form of pictures here: levels in [-1, 1]."""
-VITS = {"tiny": (32, 2, 2), "small": (256, 6, 8), "base": (256, 6, 8)}
-"""Size of the denoiser to (width, depth, heads) of the ViT for its features."""
 ROWS = 10
 """Classes of a sheet; of more, pictures are shown as they come."""
 
@@ -206,12 +204,16 @@ def run(settings: DiffusionSettings) -> Result:
         InvalidValueError: pictures that the network can't take, a sampler's steps, or a folder with another run.
         DeviceError: a GPU was asked for that is not there.
     """
-    knows = features(settings) if settings.distance_samples else None
-    accelerator = open_accelerator(settings)
-    form = {"device": accelerator.device, "dtype": image_type(accelerator), **SIGNED}
-    stream, held = training_stream(settings, **form), opened(settings, "validation", **form)
+    if 0 < settings.distance_samples < FEWEST:
+        raise InvalidValueError(f"distance_samples={settings.distance_samples} must be 0, or at least {FEWEST}")
     schedule = schedule_of(settings)
     solver_of(settings.sampler, schedule, settings.sampler_steps)  # else refused behind the first thousand steps
+    size = picture_size(opened(settings, "train", open_accelerator(settings).device))
+    knows = judge(settings, size) if settings.distance_samples else None
+    accelerator = open_accelerator(settings)  # behind that of the judge's training
+    form = {"device": accelerator.device, "dtype": image_type(accelerator), **SIGNED}
+    stream, held = training_stream(settings, **form), opened(settings, "validation", **form)
+    studio = Studio(settings=settings, accelerator=accelerator, size=size)
     model = denoiser(settings, stream)
     if accelerator.device.type == "cuda":
         model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -221,7 +223,6 @@ def run(settings: DiffusionSettings) -> Result:
     loop = Loop(model, loss, optimizer, stream, settings, accelerator)
     loop.resume(settings.folder / "checkpoint")
 
-    studio = Studio(settings=settings, accelerator=accelerator, size=picture_size(stream))
     shown = studio.real("validation").generate(chosen(held, settings)).torch()
     trackers, quiet = settings.trackers, settings.quiet
     with Journal(settings.folder, loop, title="diffusion", trackers=trackers, quiet=quiet) as journal:
@@ -241,7 +242,7 @@ def run(settings: DiffusionSettings) -> Result:
     return finished(loop, studio, shown, knows, test_loss)
 
 
-def finished(loop: Loop, studio: Studio, shown: Batch, knows: Features | None, test_loss: float) -> Result:
+def finished(loop: Loop, studio: Studio, shown: Batch, knows: Judge | None, test_loss: float) -> Result:
     """Real and drawn pictures side by side, their distances, and result.json."""
     accelerator, folder = loop.accelerator, studio.settings.folder
     with loop.evaluating() as model:
@@ -268,36 +269,18 @@ def finished(loop: Loop, studio: Studio, shown: Batch, knows: Features | None, t
     return result
 
 
-def distances(model: Denoiser, studio: Studio, knows: Features) -> tuple[Distance, tuple[Drawn, ...]]:
+def distances(model: Denoiser, studio: Studio, knows: Judge) -> tuple[Distance, tuple[Drawn, ...]]:
     """The distance of two halves of held-out pictures, and of the first from pictures drawn of the second's classes."""
     settings = studio.settings
-    count, form = settings.distance_samples, channel_statistics(settings.preset)
+    count = settings.distance_samples
     batches = list(held_out(studio.real("test"), 2 * count, 1000, settings.val_seed))
     labels = torch.cat([batch.labels for batch in batches])[count:]
-    real = features_of(torch.cat([batch.images for batch in batches]), knows, *form)
+    real = knows(torch.cat([batch.images for batch in batches]))
     halves, rows = distance(real[:count], real[count:]), []
     for guidance in settings.guidance:
         pictures = studio.draw(model, labels, guidance, f"guidance {guidance:g}")
-        rows.append(Drawn(guidance=guidance, distance=distance(real[:count], features_of(pictures, knows, *form))))
+        rows.append(Drawn(guidance=guidance, distance=distance(real[:count], knows(pictures))))
     return halves, tuple(rows)
-
-
-def features(settings: DiffusionSettings) -> Features:
-    """What a ViT knows of pictures; without a folder of one, one is trained on the same classes first."""
-    folder, device = settings.vit, open_accelerator(settings).device
-    if folder is None:
-        folder = settings.folder / "vit"
-        size = picture_size(opened(settings, "train", device))
-        width, depth, heads = VITS[settings.size]
-        same = ("preset", "num_classes", "max_iter", "data_seed", "batch_size", "seed", "device", "precision", "quiet")
-        vit.run(vit.ViTSettings(
-            **{name: getattr(settings, name) for name in same}, num_steps=settings.vit_steps, image_size=size,
-            final_samples=settings.test_samples,
-            patch_size=2 if size % 8 else size // 8, embed_dim=width, depth=depth, num_heads=heads, folder=folder,
-        ))  # fmt: skip
-        open_accelerator(settings).wait_for_everyone()  # the main process may still be writing it
-    known: Features = vit.load_features(folder, device)
-    return known
 
 
 def denoiser(settings: DiffusionSettings, stream: Stream) -> Denoiser:
@@ -346,13 +329,16 @@ def trained(folder: Path, device: str | torch.device = "cpu") -> tuple[Denoiser,
     """The network of a run, the average of its weights if one was kept, and what it was trained with.
 
     Raises:
-        InvalidValueError: no checkpoint is there.
+        InvalidValueError: no checkpoint is there, or one of another recipe.
     """
     place = checkpoint.latest(folder / "checkpoint")
     if place is None:
         raise InvalidValueError(f"{folder} holds no trained diffusion model: train one there first")
     values = checkpoint.load(place)
-    settings = DiffusionSettings(**json.loads(values["loop"]["settings"]))
+    told = json.loads(values["loop"]["settings"])
+    if not {"denoiser", "timesteps", "prediction"} <= told.keys():
+        raise InvalidValueError(f"{place} is of another recipe: give a folder of recipes/diffusion.py")
+    settings = DiffusionSettings(**told)
     model = denoiser(settings, opened(settings, "validation", device))
     average = {name.removeprefix("module."): value for name, value in values["average"].items() if "." in name}
     model.load_state_dict(average or values["network"])

@@ -20,6 +20,8 @@ except ImportError as error:
 Features = Callable[[Tensor], Tensor]
 """(B, 3, H, W) normalised pictures to (B, D)."""
 BLOCKS = 10
+FEWEST = 2 * BLOCKS
+"""Features of a set that a kernel distance takes."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,9 +43,9 @@ def distance(first: Tensor, second: Tensor) -> Distance:
     Raises:
         InvalidValueError: fewer than 20 in a set, different counts or widths, or a value that is not finite.
     """
-    if first.shape != second.shape or first.dim() != 2 or len(first) < 2 * BLOCKS:
+    if first.shape != second.shape or first.dim() != 2 or len(first) < FEWEST:
         raise InvalidValueError(
-            f"features must be two sets of (N, D), N at least {2 * BLOCKS}, of one shape: as many of each, since the "
+            f"features must be two sets of (N, D), N at least {FEWEST}, of one shape: as many of each, since the "
             f"Fréchet distance depends on how many; got {tuple(first.shape)} and {tuple(second.shape)}"
         )
     kernel, kernel_error = kernel_distance(first, second)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -32,15 +33,17 @@ from fractal_streams.recipes.diffusion import (
     trained,
 )
 from fractal_streams.recipes.journal import read_records
+from fractal_streams.recipes.judge import opened_judge
 from fractal_streams.recipes.loop import open_accelerator
-from fractal_streams.recipes.models.classifiers import load_features
 from fractal_streams.recipes.models.denoisers import DENOISERS, dit, unet
 from fractal_streams.recipes.sampling import noise_schedule
 from PIL import Image
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from fractal_streams import open_stream
 from fractal_streams.errors import InvalidValueError
+from fractal_streams.normalisation import channel_statistics
 
 SMALL: dict[str, Any] = {
     "image_size": 8, "num_classes": 3, "denoiser": "dit", "size": "tiny", "num_steps": 40, "batch_size": 32,
@@ -106,7 +109,7 @@ def test_pictures_as_good_as_real_ones_are_as_near_as_those_are(finished: tuple[
             return pictures
 
     studio = Perfect(settings=settings, accelerator=open_accelerator(settings), size=8)
-    halves, rows = distances(trained(finished[0])[0], studio, load_features(finished[0] / "vit"))
+    halves, rows = distances(trained(finished[0])[0], studio, opened_judge(finished[0] / "vit", 8, "cpu"))
     assert halves == finished[1].halves == rows[0].distance == rows[1].distance
     assert asked[0].tolist() == studio.real("test").labels(range(60, 120)).tolist()
 
@@ -242,6 +245,32 @@ def test_pictures_that_a_denoiser_can_not_take_are_refused(tmp_path: Path) -> No
         run(small(tmp_path, sampler="ddim", sampler_steps=3))
     with pytest.raises(InvalidValueError, match="prediction"):
         run(small(tmp_path, zero_terminal_snr=True))
+
+
+def test_what_would_fail_behind_a_training_is_refused_before(finished: tuple[Path, Result], tmp_path: Path) -> None:
+    with pytest.raises(InvalidValueError, match="distance_samples=19 must be 0, or at least 20"):
+        run(small(tmp_path, distance_samples=19))
+    with pytest.raises(InvalidValueError, match="pictures of 8 pixels, these have 16"):
+        run(small(tmp_path, distance_samples=20, image_size=16, vit=finished[0] / "vit"))
+    assert not any(tmp_path.iterdir())
+    with pytest.raises(InvalidValueError, match="of another recipe"):
+        sampled(small(tmp_path, sample_only=finished[0] / "vit"))
+
+
+def test_pictures_are_compared_in_the_form_that_the_vit_was_trained_on(
+    finished: tuple[Path, Result], tmp_path: Path
+) -> None:
+    """Also if it was trained on another preset."""
+    shutil.copytree(finished[0] / "vit", tmp_path, dirs_exist_ok=True)
+    told = json.loads((tmp_path / "result.json").read_text())
+    for preset in ("fractal-10", "fractal-families"):
+        told["settings"]["preset"] = preset
+        (tmp_path / "result.json").write_text(json.dumps(told))
+        knows, (mean, std) = opened_judge(tmp_path, 8, "cpu"), channel_statistics(preset)
+        stream = open_stream(preset, device="cpu", height=8, width=8)
+        shown = open_stream(preset, device="cpu", height=8, width=8, dtype="float32", mean=mean, std=std)
+        asked = knows.network(shown.generate(range(4)).torch().images)
+        assert torch.allclose(knows(stream.generate(range(4)).torch().images).float(), asked, atol=1e-5)
 
 
 def test_sheets_have_a_row_for_each_class_of_few(tmp_path: Path) -> None:
