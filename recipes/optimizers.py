@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
-from fractal_streams.errors import missing_extra
+from fractal_streams.errors import DivergedError, missing_extra
 from fractal_streams.spec import one_of
 
 try:
@@ -189,6 +189,8 @@ def build_optimizer(
     Raises:
         InvalidValueError: no such optimizer or parametrization.
 
+    A step of "shampoo" raises `DivergedError` where its statistics are no numbers.
+
     Example:
         >>> network = nn.Sequential(nn.Linear(3, 512), nn.Linear(512, 512), nn.Linear(512, 10))
         >>> optimizer = build_optimizer(network, lr_base=1e-3, lr_embedding=1e-2)
@@ -213,6 +215,20 @@ def build_optimizer(
             part["use_fallback"] = part["rule"] != "muon"
         adjusted = "rms_to_rms" if parametrization == "mup" else "match_rms_adamw"
         return Muon(parts, lr=lr_base, betas=betas, adjust_lr_fn=adjusted, weight_decay=0.0)
+    return shampoo(parts, lr_base)
+
+
+def shampoo(parts: list[dict[str, Any]], rate: float) -> torch.optim.Optimizer:
+    """Shampoo with decoupled decay; statistics that have no roots are a loss that is no number, told before it is."""
     from pytorch_optimizer import Shampoo
 
-    return Shampoo(parts, lr=lr_base, weight_decouple=True, preconditioning_compute_steps=SHAMPOO_EVERY)
+    class Shampooed(Shampoo):  # type: ignore[misc]
+        def step(self, closure: Any = None) -> Any:
+            try:
+                return super().step(closure)
+            except torch.linalg.LinAlgError as error:  # type: ignore[attr-defined]
+                raise DivergedError(
+                    f"Shampoo's statistics are no numbers: lower the learning rate or lengthen the warm-up ({error})"
+                ) from error
+
+    return Shampooed(parts, lr=rate, weight_decouple=True, preconditioning_compute_steps=SHAMPOO_EVERY)

@@ -38,7 +38,7 @@ class Fit:
 
     names: of the x. units: of each x, so that `factors` are losses at one unit.
     floor: loss that no x takes away. factors, exponents: c_j at x_j in units, and e_j.
-    intervals: of "floor", and of "NAME factor" and "NAME exponent" of each x; 95 %.
+    intervals: of "floor", and of "NAME factor" and "NAME exponent" of each x; of 95 % of resampled fits.
     error: root mean square of relative errors. points: fitted to.
     remarks: why parts of it are not identified by the points; none if all are.
     """
@@ -89,6 +89,9 @@ def fit_powers(
         units: of each x; its geometric mean if not given.
         resamples: of the interval. Residuals are drawn again in runs of `block` neighbours (of the order given, round
             at the end), as neighbours on one training curve err alike. seed: of what is drawn.
+
+    Intervals are of what wiggles about the curves make of the fit, not of other seeds, and rather narrow: of 40 points
+    they hold the true exponent in 87 % of trials with independent errors, in 57 % if neighbours correlate by 0.8.
 
     Raises:
         InvalidValueError: fewer points than coefficients, or values that are not positive numbers.

@@ -13,7 +13,7 @@ from fractal_streams.recipes.optimizers import OPTIMIZERS, Role, build_optimizer
 from torch import nn
 from torch.nn import functional
 
-from fractal_streams.errors import InvalidValueError
+from fractal_streams.errors import DivergedError, InvalidValueError
 
 WIDTHS = (32, 64, 128, 256)
 MUON = WIDTHS[:3]
@@ -214,6 +214,16 @@ def test_unknown_names_are_refused() -> None:
         build_optimizer(transformer(), "adam", lr_base=0.1, lr_embedding=0.1)
     with pytest.raises(InvalidValueError, match="parametrization"):
         build_optimizer(transformer(), lr_base=0.1, lr_embedding=0.1, parametrization="ntk")
+
+
+def test_shampoo_says_that_it_diverged() -> None:
+    network = transformer(16, depth=1)
+    optimizer = build_optimizer(network, "shampoo", lr_base=0.1, lr_embedding=0.1)
+    for weight in network.parameters():
+        weight.grad = torch.full_like(weight, math.nan)
+    with pytest.raises(DivergedError, match="lower the learning rate"):
+        for _ in range(10):
+            optimizer.step()
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)

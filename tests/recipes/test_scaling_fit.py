@@ -38,7 +38,7 @@ def test_a_law_of_weights_and_samples_is_found_from_exact_losses() -> None:
     assert law(3e5, 1e6) == pytest.approx(0.2 + 0.8 * 0.3**-0.34 + 0.5, rel=1e-4)
 
 
-def test_intervals_hold_the_truth_as_often_as_they_say() -> None:
+def test_intervals_mostly_hold_the_truth() -> None:
     inside = []
     for trial in range(8):
         noise = np.random.default_rng(trial).normal(scale=0.02, size=COMPUTE.size)
