@@ -14,6 +14,7 @@ from fractal_streams.errors import InvalidValueError, missing_extra
 
 try:
     import torch
+    from safetensors import SafetensorError
     from safetensors.torch import load_file, save_file
     from torch import Tensor
 except ImportError as error:
@@ -31,6 +32,9 @@ def save(folder: Path, step: int, values: Mapping[str, Any]) -> Path:
 
     Returns:
         The checkpoint's folder.
+
+    Raises:
+        OSError: the disk is full, or the folder can't be written to; the checkpoint before is still there.
     """
     folder.mkdir(parents=True, exist_ok=True)
     place = unused(folder / NAME.format(step))
@@ -46,8 +50,10 @@ def save(folder: Path, step: int, values: Mapping[str, Any]) -> Path:
                 save_file(tensors, written / f"{name}.safetensors")
         (written / "values.json").write_text(json.dumps(plain))
         written.rename(place)
-    except BaseException:
+    except BaseException as error:
         shutil.rmtree(written, ignore_errors=True)
+        if isinstance(error, SafetensorError):  # how safetensors tells a full disk
+            raise OSError(f"the checkpoint {place} can't be written ({error})") from error
         raise
     for other in [*folder.glob("step-*"), *folder.glob(".step-*")]:
         if other != place:
