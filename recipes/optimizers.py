@@ -136,6 +136,23 @@ def factor(place: Place, name: str, base_width: int) -> float:
     return math.sqrt(growth)
 
 
+def clip_at(
+    width: int, clip: float | None, name: str, parametrization: str, base_width: int = BASE_WIDTH
+) -> float | None:
+    """The largest norm of a gradient that shortens steps alike at every width.
+
+    Under muP the gradient of the output's weights, most of the norm, grows with the root of the width. Steps of
+    all optimizers but SGD don't depend on how long the gradient is.
+
+    Example:
+        >>> clip_at(1024, 1.0, "sgd", "mup"), clip_at(1024, 1.0, "adamw", "mup"), clip_at(1024, 1.0, "sgd", "standard")
+        (2.0, 1.0, 1.0)
+    """
+    if clip is None or name != "sgd" or parametrization != "mup":
+        return clip
+    return clip * math.sqrt(width / base_width)
+
+
 def groups(
     network: nn.Module, name: str, parametrization: str, *, lr_base: float, lr_embedding: float, weight_decay: float,
     base_width: int,

@@ -13,7 +13,7 @@ trained model, which `load_features` reads. A run that was stopped goes on from 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +39,7 @@ try:
         save_classifier,
         vision_transformer,
     )
-    from fractal_streams.recipes.optimizers import initialise
+    from fractal_streams.recipes.optimizers import clip_at, initialise
 except ImportError as error:
     raise missing_extra(str(error.name), "recipes") from None
 
@@ -72,7 +72,11 @@ def run(settings: ViTSettings) -> Result:
     network = vision_transformer(**shape)
     initialise(network, settings.parametrization, settings.base_width)
     network = network.to(accelerator.device)
-    loop = Loop(network, classification_loss, optimizer_of(network, settings), training, settings, accelerator)
+    clip = clip_at(
+        settings.embed_dim, settings.clip, settings.optimizer_type, settings.parametrization, settings.base_width
+    )
+    optimizer, clipped = optimizer_of(network, settings), replace(settings, **{"clip": clip})
+    loop = Loop(network, classification_loss, optimizer, training, clipped, accelerator)
     loop.resume(settings.folder / "checkpoint")
 
     title = f"ViT, width {settings.embed_dim}, {settings.preset}"

@@ -9,7 +9,7 @@ import pytest
 import torch
 from fractal_streams.recipes import checkpoint
 from fractal_streams.recipes.models.classifiers import resnet, vision_transformer
-from fractal_streams.recipes.optimizers import OPTIMIZERS, Role, build_optimizer, initialise, places
+from fractal_streams.recipes.optimizers import OPTIMIZERS, Role, build_optimizer, clip_at, initialise, places
 from torch import nn
 from torch.nn import functional
 
@@ -131,7 +131,9 @@ def test_first_weights() -> None:
     assert torch.equal(before["patch_embed.proj.weight"], after["patch_embed.proj.weight"])
 
 
-def moved(width: int, name: str, parametrization: str, rate: float, seed: int, steps: int = 4) -> tuple[float, float]:
+def moved(
+    width: int, name: str, parametrization: str, rate: float, seed: int, steps: int = 4, clip: float = math.inf
+) -> tuple[float, float]:
     """How far a few steps move the last block's activations and the answers: root mean squares."""
     network = transformer(width, seed=seed)
     initialise(network, parametrization, base_width=WIDTHS[0])
@@ -153,6 +155,7 @@ def moved(width: int, name: str, parametrization: str, rate: float, seed: int, s
     for _ in range(steps):
         optimizer.zero_grad()
         functional.cross_entropy(network(images), labels).backward()
+        nn.utils.clip_grad_norm_(network.parameters(), clip)
         optimizer.step()
     inner, scores = (float((now - then).square().mean().sqrt()) for now, then in zip(seen(), first, strict=True))
     return inner, scores
@@ -180,6 +183,16 @@ def test_coordinate_check(name: str, rate: float, widths: tuple[int, ...]) -> No
     inner, scores = slopes("mup")
     assert abs(scores) < 0.25 and (name == "sgd" or abs(inner) < 0.25)
     assert max(slopes("standard")) > 0.75
+
+
+def test_a_clip_shortens_steps_of_sgd_alike_at_every_width() -> None:
+    narrow, wide = WIDTHS[0], WIDTHS[-1]
+    clip = 0.05
+    moves = [
+        moved(width, "sgd", "mup", 0.1, seed=1, clip=norm)[1]
+        for width, norm in ((narrow, clip), (wide, clip), (wide, clip_at(wide, clip, "sgd", "mup", narrow) or 0.0))
+    ]
+    assert moves[1] < 0.5 * moves[0] and moves[2] == pytest.approx(moves[0], rel=0.2)
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)

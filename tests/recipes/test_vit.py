@@ -80,6 +80,16 @@ def test_a_result_is_written_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert not (tmp_path / "result.json").exists()
 
 
+def test_a_clip_of_sgd_follows_the_width(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def caught(*given: Any) -> Any:
+        raise InterruptedError(given[4].clip)
+
+    monkeypatch.setattr(vit, "Loop", caught)
+    for name, clip in (("sgd", "2.0"), ("adamw", "1.0")):
+        with pytest.raises(InterruptedError, match=clip):
+            vit.run(tiny(tmp_path, embed_dim=64, optimizer_type=name, clip=1.0))
+
+
 def test_the_model_that_is_left_gives_the_same_accuracy(trained: tuple[ViTSettings, Result]) -> None:
     settings, result = trained
     network = load_classifier(settings.folder)
