@@ -72,11 +72,8 @@ def run(settings: ViTSettings) -> Result:
     network = vision_transformer(**shape)
     initialise(network, settings.parametrization, settings.base_width)
     network = network.to(accelerator.device)
-    clip = clip_at(
-        settings.embed_dim, settings.clip, settings.optimizer_type, settings.parametrization, settings.base_width
-    )
-    optimizer, clipped = optimizer_of(network, settings), replace(settings, **{"clip": clip})
-    loop = Loop(network, classification_loss, optimizer, training, clipped, accelerator)
+    optimizer = optimizer_of(network, settings)
+    loop = Loop(network, classification_loss, optimizer, training, clipped(settings), accelerator)
     loop.resume(settings.folder / "checkpoint")
 
     title = f"ViT, width {settings.embed_dim}, {settings.preset}"
@@ -92,6 +89,14 @@ def run(settings: ViTSettings) -> Result:
         with loop.evaluating() as model:
             save_classifier(settings.folder, model, "vision_transformer", shape)
     return finished(settings, loop, journal, title)
+
+
+def clipped(settings: ViTSettings) -> ViTSettings:
+    """The settings with the clip of their width."""
+    names = ("clip", "optimizer_type", "parametrization", "base_width")
+    asked = {name: getattr(settings, name) for name in names}
+    asked["clip"] = clip_at(settings.embed_dim, *asked.values())
+    return replace(settings, **asked)
 
 
 def shape_of(settings: ViTSettings, num_classes: int, image_size: int) -> dict[str, Any]:
