@@ -96,11 +96,12 @@ def target(name: str, values: Tensor) -> Tensor:
 
 
 def informative(known: Look, test: Look) -> dict[str, tuple[Tensor, Tensor]]:
-    """Latents that vary, by name, with the samples of both looks that have them, (N,) bool each."""
+    """Latents that vary in both looks, by name, with the samples that have them, (N,) bool each."""
     found = {}
-    for name, values in known.latents.items():
+    for name in known.latents:
         has = [look.latents[name].reshape(len(look.labels), -1).isfinite().all(1) for look in (known, test)]
-        if min(int(rows.sum()) for rows in has) >= FEWEST and bool((values[has[0]] != values[has[0]][0]).any()):
+        values = [look.latents[name][rows] for look, rows in zip((known, test), has, strict=True)]
+        if all(len(each) >= FEWEST and bool((each != each[0]).any()) for each in values):
             found[name] = (has[0], has[1])
     return found
 
@@ -278,7 +279,7 @@ def draw_probes(path: Path, told: Mapping[str, Told], title: str) -> None:
         axes.barh(heights, values, thick, label=f"{name} ({each.features})")
         for height, value in zip(heights, values, strict=True):
             axes.text(max(value, 0.0) + 0.006, height, f"{value:.2f}", va="center", fontsize=7)
-    least = min(0.0, *(value for each in told.values() for value in each.r_squared.values()))
+    least = min([0.0, *(value for each in told.values() for value in each.r_squared.values())])
     axes.set(xlim=(max(least, -0.25), 1.06), xlabel="R² of a linear probe, held-out samples", title=title)
     axes.set_yticks(range(len(groups)), groups)
     axes.axhline(len(names) - 0.5, color="0.7", linewidth=0.8)

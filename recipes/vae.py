@@ -7,9 +7,10 @@
 Claims (measured, with hardware, steps and time): see recipes/README.md.
 
 The stream knows which latents each picture was drawn from, so a linear probe says how much of them the code holds:
-R² beside PCA of the same size, an untrained encoder, and all pixels. Every β is a run in a folder of its own, one
-after the other, each of which resumes. ELBO terms are nats per picture, of pictures in [-1, 1] under a normal
-likelihood whose one deviation is learned, or fixed by --scale.
+R² beside PCA of the same size, an untrained encoder, and all pixels. It sees no more than what is linear in them: the
+angles alpha and beta of fractal-10's maps are near 0 for each of these, all pixels included (a small CNN finds some of
+beta). Every β is a run in a folder of its own, one after the other, each of which resumes. ELBO terms are nats per
+picture, of pictures in [-1, 1] under a normal likelihood whose one deviation is learned, or fixed by --scale.
 """
 
 from __future__ import annotations
@@ -204,10 +205,10 @@ def trained(settings: VAESettings, accelerator: Accelerator) -> tuple[Loop, floa
     stream = training_stream(settings, accelerator.device, **form)
     validation = opened(settings, "validation", accelerator.device, **form)
     shape = tuple(stream.generate([0]).images.shape[1:])
-    if len(shape) != 3:
-        raise InvalidValueError(
-            f"preset={settings.preset!r} gives clips of shape {shape}: choose one of still pictures"
-        )
+    pixels = math.prod(min(probe.EDGE, edge) for edge in shape[1:]) * shape[0]
+    if settings.probe_samples and settings.latent_size > pixels:
+        told = f"latent_size={settings.latent_size} is more than the {pixels} values that PCA has of a picture"
+        raise InvalidValueError(f"{told}: choose a smaller one, or probe_samples=0")
     network = network_of(settings, shape).to(accelerator.device)
     optimizer = optimizer_of(network, settings, accelerator.device)
 
@@ -337,10 +338,10 @@ def run(settings: VAESettings) -> Result:
         InvalidValueError: clips, pictures that can't be halved so often, too few samples for the probes, or a
             checkpoint of other settings; each says what to do.
     """
-    if 0 < settings.probe_samples <= settings.latent_size:
-        raise InvalidValueError(
-            f"probe_samples={settings.probe_samples} must be more than latent_size={settings.latent_size}, or 0"
-        )
+    fewest = max(settings.latent_size + 1, 2 * probe.FEWEST)
+    if 0 < settings.probe_samples < fewest:
+        told = f"must be more than latent_size={settings.latent_size} and at least {2 * probe.FEWEST}, or 0"
+        raise InvalidValueError(f"probe_samples={settings.probe_samples} {told}")
     runs: list[Run] = []
     others, weights, shape = None, 0, (3, 0, 0)
     for beta in dict.fromkeys(settings.betas):

@@ -128,6 +128,16 @@ def test_constant_and_missing_latents_are_left_out() -> None:
     assert min(told.r_squared.values()) > 1 - 1e-9
 
 
+def test_a_latent_that_does_not_vary_in_the_test_has_no_score(tmp_path: Path) -> None:
+    """Else its R² would be minus infinity; of a stream without any other there is only the class."""
+    rare = torch.zeros(100, dtype=torch.float64)
+    known, test = look(100, 1, power=rare.index_fill(0, torch.tensor([3]), 1.0)), look(100, 2, power=rare)
+    told = probe.probed(known.pixels(), known, test.pixels(), test)
+    assert told.r_squared == {} and told.mean == 0.0
+    probe.draw_probes(tmp_path / "probes.png", {"all pixels": told}, "test")
+    assert (tmp_path / "probes.png").is_file()
+
+
 def test_the_true_latents_know_themselves_and_the_class() -> None:
     """Features that are the latents themselves: R² is 1 for each of them, on samples of another split."""
     streams = [open_stream("fractal-10", split=split, device="cpu", height=8, width=8, dtype="float32")

@@ -215,8 +215,10 @@ def test_other_settings_do_not_resume(finished: tuple[vae.Result, Path]) -> None
 @pytest.mark.parametrize(
     "asked, message",
     [
-        ({"preset": "fractal-video"}, "gives clips of shape \\(16, 3, 8, 8\\): choose one of still pictures"),
+        ({"preset": "fractal-video"}, "clips.* stills"),
         ({"probe_samples": 8}, "probe_samples=8 must be more than latent_size=8"),
+        ({"probe_samples": 63}, "probe_samples=63 must be more than latent_size=8 and at least 64"),
+        ({"probe_samples": 400, "latent_size": 193}, "latent_size=193 is more than the 192 values"),
         ({"betas": (1.0, -1.0)}, "betas must be a finite number in \\[0, inf\\], got -1.0"),
     ],
 )
