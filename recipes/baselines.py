@@ -63,7 +63,7 @@ class BaselineResult:
 
     accuracy: on the held-out samples, a share. low, high: its 95 % interval (Wilson's). chance: one of the classes.
     test_loss: nats. samples: seen in training. weights: of the network. images_per_second: in training, the median.
-    settings: what decided the training.
+    settings: what decided the training. val_seed: which samples were held out.
     """
 
     preset: str
@@ -81,6 +81,7 @@ class BaselineResult:
     images_per_second: float
     device: str
     settings: dict[str, Any]
+    val_seed: int = 0
 
 
 def run(settings: BaselineSettings) -> BaselineResult:
@@ -123,7 +124,7 @@ def run(settings: BaselineSettings) -> BaselineResult:
         test_loss=figures["test_loss"], eval_samples=settings.eval_samples, samples=loop.step * settings.batch_size,
         weights=sum(weight.numel() for weight in network.parameters()),
         images_per_second=median(row["images_per_second"] for row in read_records(settings.folder)),
-        device=device_name(str(accelerator.device)), settings=settings.decisive(),
+        device=device_name(str(accelerator.device)), settings=settings.decisive(), val_seed=settings.val_seed,
     )  # fmt: skip
     if accelerator.is_main_process:
         write_json(path, asdict(result))
@@ -135,7 +136,7 @@ def scores(loop: Loop, test: Stream, settings: BaselineSettings) -> dict[str, fl
 
 
 def kept(path: Path, settings: BaselineSettings) -> BaselineResult | None:
-    """The result in a file, if it is of these settings and as many held-out samples.
+    """The result in a file, if it is of these settings and these held-out samples.
 
     Raises:
         InvalidValueError: it is of others.
@@ -144,7 +145,9 @@ def kept(path: Path, settings: BaselineSettings) -> BaselineResult | None:
         return None
     found = json.loads(path.read_text())
     refuse_others(found["settings"], settings.decisive(), path)
-    return BaselineResult(**found) if found["eval_samples"] == settings.eval_samples else None
+    result = BaselineResult(**found)
+    held = (result.eval_samples, result.val_seed)
+    return result if held == (settings.eval_samples, settings.val_seed) else None
 
 
 def write_json(path: Path, figures: Any) -> None:

@@ -62,7 +62,7 @@ class DiffusionSettings(LoopSettings, DataSettings):
 
     num_steps: int = option(12_000, "Updates of the weights.", low=1)
     warmup_steps: int = option(250, "Steps in which the rate rises.", low=0)
-    clip: float | None = option(1.0, "Largest norm of the gradient.", low=0.0)
+    clip: float | None = option(1.0, "Largest norm of the gradient.", low=1e-12)
     ema: float = option(0.999, "Share of the average of weights that stays in a step; 0 keeps none.", low=0.0, high=1.0)
     eval_once_every: int = option(3000, "Steps from one test and sheet to the next.", low=1, changes_nothing=True)
     checkpoint_every: int = option(1000, "Steps from one checkpoint to the next.", low=1, changes_nothing=True)

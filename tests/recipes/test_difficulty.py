@@ -148,6 +148,9 @@ def test_a_linear_baseline_learns_and_goes_on_where_it_stopped(tmp_path: Path, m
 def test_a_baseline_that_is_done_is_read_and_another_is_refused(tmp_path: Path, monkeypatch: Any) -> None:
     few = settings(tmp_path, baseline="linear", num_steps=2)
     done = baselines.run(few)
+    other = baselines.run(replace(few, val_seed=1))
+    assert other.test_loss != done.test_loss and other.val_seed == 1  # other pictures are held out
+    assert baselines.run(few) == done
     monkeypatch.setattr(baselines, "open_accelerator", None)  # nothing is trained
     assert baselines.run(few) == done
     with pytest.raises(InvalidValueError, match="num_steps=2, not 3"):
