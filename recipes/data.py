@@ -60,7 +60,7 @@ def opened(
     except UnknownNameError as error:
         ours = {"height": "image_size", "num_classes": "num_classes", "iterations": "max_iter"}
         for option_name in (own for name, own in ours.items() if f"unknown setting {name!r}" in str(error)):
-            raise InvalidValueError(f"preset={data.preset!r} has no {option_name} to choose: leave it out") from None
+            raise InvalidValueError(f"preset={data.preset!r} has no {option_name} to choose: let it be none") from None
         raise
     if len(stream.generate(range(0)).images.shape) != 4:
         raise InvalidValueError(f"preset={data.preset!r} makes clips, and this trains on stills: choose another preset")

@@ -33,7 +33,8 @@ def check_trackers(names: Sequence[str]) -> None:
     """
     for name in names:
         one_of(name, "trackers", TRACKERS)
-        if importlib.util.find_spec(name) is None:
+        spec = importlib.util.find_spec(name)
+        if spec is None or spec.origin is None:  # a mere folder of that name, as wandb makes one where it runs
             raise MissingExtraError(f"{name} is not installed, and trackers={name!r} needs it: pip install {name}")
 
 

@@ -236,7 +236,7 @@ class Told(ModuleType):
 
     def __init__(self, name: str) -> None:
         super().__init__(name)
-        self.__spec__ = SimpleNamespace(name=name)  # type: ignore[assignment]
+        self.__spec__ = SimpleNamespace(name=name, origin="here")  # type: ignore[assignment]
         self.calls: list[tuple[str, Any]] = []
         self.config = SimpleNamespace(update=lambda values, **_: self.calls.append(("config", values)))
         self.Image = lambda pixels: ("image", pixels.shape)
@@ -274,6 +274,9 @@ def test_trackers_that_are_not_there_are_refused_before_anything_is_trained(
     for name in ("wandb", "trackio"):
         monkeypatch.setattr("importlib.util.find_spec", lambda *_: None)
         with pytest.raises(MissingExtraError, match=f"trackers='{name}' needs it: pip install {name}"):
+            Journal(tmp_path, small_loop(trackers=(name,)), title="small")
+        monkeypatch.setattr("importlib.util.find_spec", lambda *_: SimpleNamespace(origin=None))  # a folder
+        with pytest.raises(MissingExtraError, match=f"pip install {name}"):
             Journal(tmp_path, small_loop(trackers=(name,)), title="small")
     with pytest.raises((InvalidValueError, UnknownNameError), match="tensorbord"):
         Journal(tmp_path, small_loop(), title="small", trackers=("tensorbord",))

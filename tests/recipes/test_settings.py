@@ -129,6 +129,14 @@ def test_every_field_is_an_option(walked: Any) -> None:
     ]  # fmt: skip
 
 
+def test_numbers_that_may_be_none_can_be_told_so(walked: Any) -> None:
+    call, seen = walked
+    call("--pause", "none", "--rest", "None")
+    call("--pause", "0.5")
+    assert seen == [Walk(pause=None), Walk(pause=0.5)]
+    assert "'fast'" in call("--pause", "fast", code=2).stderr and "Or none." in call("--help").output
+
+
 def test_the_page_tells_every_field(walked: Any) -> None:
     text = walked[0]("--help").output
     assert "A long walk." in text and "Then rest." in text and "One of walk, trot." in text
