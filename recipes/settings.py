@@ -9,7 +9,6 @@ import types
 import typing
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import MISSING, Field, dataclass, field, fields, is_dataclass
-from functools import partial
 from numbers import Real
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Union
@@ -195,13 +194,17 @@ def parameter(item: Field[Any], kind: Any, panel: str) -> inspect.Parameter:
     free: dict[str, Any] = {}
     if inner in (int, float) and types.NoneType in typing.get_args(kind):
         text = text if default is None else f"{text} Or none."
-        free = {"parser": partial(number_or_none, inner), "metavar": f"<{inner.__name__}>"}
+        free = {"parser": number_or_none(inner), "metavar": f"<{inner.__name__}>"}
     names = [f"--{item.name.replace('_', '-')}"] if default is False else []  # else --no-... of what is off
     page = typer.Option(*names, help=text, rich_help_panel=None if panel == Settings.panel else panel, **free)
     annotation = Annotated[inner | None if default is None else inner, page]  # type: ignore[valid-type]
     return inspect.Parameter(item.name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
 
 
-def number_or_none(kind: type, word: object) -> Any:
-    """An option's word as a number, or None of "none"."""
-    return None if str(word).lower() == "none" else kind(word)
+def number_or_none(kind: type) -> Callable[[Any], Any]:
+    """What makes an option's word a number, or None of "none"."""
+
+    def number(word: Any) -> Any:
+        return None if str(word).lower() == "none" else kind(word)
+
+    return number
