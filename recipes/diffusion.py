@@ -208,13 +208,14 @@ def run(settings: DiffusionSettings) -> Result:
         raise InvalidValueError(f"distance_samples={settings.distance_samples} must be 0, or at least {FEWEST}")
     schedule = schedule_of(settings)
     solver_of(settings.sampler, schedule, settings.sampler_steps)  # else refused behind the first thousand steps
-    size = picture_size(opened(settings, "train", open_accelerator(settings).device))
+    plain = opened(settings, "train", open_accelerator(settings).device)
+    size, model = picture_size(plain), denoiser(settings, plain)
     knows = judge(settings, size) if settings.distance_samples else None
     accelerator = open_accelerator(settings)  # behind that of the judge's training
     form = {"device": accelerator.device, "dtype": image_type(accelerator), **SIGNED}
     stream, held = training_stream(settings, **form), opened(settings, "validation", **form)
     studio = Studio(settings=settings, accelerator=accelerator, size=size)
-    model = denoiser(settings, stream)
+    model.to(accelerator.device)
     if accelerator.device.type == "cuda":
         model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     fast = {"fused": accelerator.device.type == "cuda"}

@@ -252,7 +252,9 @@ def test_what_would_fail_behind_a_training_is_refused_before(finished: tuple[Pat
         run(small(tmp_path, distance_samples=19))
     with pytest.raises(InvalidValueError, match="pictures of 8 pixels, these have 16"):
         run(small(tmp_path, distance_samples=20, image_size=16, vit=finished[0] / "vit"))
-    assert not any(tmp_path.iterdir())
+    with pytest.raises(InvalidValueError, match="image_size=10 must be a multiple of 4"):
+        run(small(tmp_path, distance_samples=20, image_size=10, denoiser="unet", size="small", vit_steps=1))
+    assert not any(tmp_path.iterdir())  # no ViT was trained either
     with pytest.raises(InvalidValueError, match="of another recipe"):
         sampled(small(tmp_path, sample_only=finished[0] / "vit"))
 
