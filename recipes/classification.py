@@ -28,6 +28,9 @@ try:
 except ImportError as error:
     raise missing_extra(str(error.name), "recipes") from None
 
+MOST_DRAWN = 1000
+"""Classes up to which the table of classes against answers is drawn."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class ClassifierSettings(LoopSettings, DataSettings):
@@ -77,20 +80,29 @@ class Result:
 
 @dataclass(frozen=True, kw_only=True)
 class Examination:
-    """loss: nats, mean. confusion: (C, C), how often class i was taken for class j."""
+    """loss: nats, mean. labels, answers: (N,) int64, of each sample; answers are classes too. classes: how many."""
 
     loss: float
-    confusion: Tensor
+    labels: Tensor
+    answers: Tensor
+    classes: int
 
     @property
     def accuracy(self) -> float:
-        return float(self.confusion.trace() / self.confusion.sum())
+        return float((self.labels == self.answers).double().mean())
 
     @property
     def class_accuracies(self) -> list[float | None]:
         """Of each class, None where no sample was of it."""
-        right, count = self.confusion.diagonal().tolist(), self.confusion.sum(1).tolist()
+        right = torch.bincount(self.labels[self.labels == self.answers], minlength=self.classes).tolist()
+        count = torch.bincount(self.labels, minlength=self.classes).tolist()
         return [each / of if of else None for each, of in zip(right, count, strict=True)]
+
+    @property
+    def confusion(self) -> Tensor:
+        """(classes, classes) float64: how often class i was taken for class j."""
+        pairs = torch.bincount(self.labels * self.classes + self.answers, minlength=self.classes**2)
+        return pairs.view(self.classes, self.classes).double()
 
 
 def optimizer_of(network: nn.Module, settings: ClassifierSettings) -> torch.optim.Optimizer:
@@ -113,17 +125,19 @@ def examined(loop: Loop, stream: Stream, samples: int, val_seed: int = 0, batch_
     Args:
         stream: of the validation or test split, in the loop's form.
     """
-    accelerator, classes = loop.accelerator, stream.num_classes
-    sums = torch.zeros(1 + classes**2, dtype=torch.float64, device=accelerator.device)
+    accelerator = loop.accelerator
+    total = torch.zeros((), dtype=torch.float64, device=accelerator.device)
+    pairs = torch.zeros(2, samples, dtype=torch.int64, device=accelerator.device)
     with loop.evaluating() as model:
         for place, batch in enumerate(held_out(stream, samples, batch_size, val_seed)):
             if place % accelerator.num_processes == accelerator.process_index:
                 scores, labels = model(batch.images).float(), batch.labels.long()
-                sums[0] += functional.cross_entropy(scores, labels, reduction="sum").double()
-                pairs = 1 + labels * classes + scores.argmax(1)
-                sums.scatter_add_(0, pairs, torch.ones_like(pairs, dtype=torch.float64))
-    found = accelerator.reduce(sums, reduction="sum").cpu()
-    return Examination(loss=float(found[0]) / samples, confusion=found[1:].view(classes, classes))
+                total += functional.cross_entropy(scores, labels, reduction="sum").double()
+                here = slice(place * batch_size, place * batch_size + len(labels))
+                pairs[0, here], pairs[1, here] = labels, scores.argmax(1)
+    loss = float(accelerator.reduce(total, reduction="sum")) / samples
+    labels, answers = accelerator.reduce(pairs, reduction="sum").cpu()
+    return Examination(loss=loss, labels=labels, answers=answers, classes=stream.num_classes)
 
 
 def tested(loop: Loop, stream: Stream, samples: int, val_seed: int = 0, batch_size: int = 512) -> dict[str, float]:
@@ -150,7 +164,7 @@ def tested(loop: Loop, stream: Stream, samples: int, val_seed: int = 0, batch_si
 def finished(settings: ClassifierSettings, loop: Loop, journal: Journal, title: str) -> Result:
     """The last test, its pictures, and result.json; the same on all ranks.
 
-    Writes confusion.png, and answers.png with the model's answers to held-out pictures.
+    Writes confusion.png of up to `MOST_DRAWN` classes, and answers.png with the model's answers to held-out pictures.
     """
     accelerator, rows, result = loop.accelerator, journal.rows, None
     stream = opened(settings, "test", accelerator.device, image_type(accelerator))
@@ -167,7 +181,8 @@ def finished(settings: ClassifierSettings, loop: Loop, journal: Journal, title: 
             waiting=fmean(row["waiting"] for row in warm), memory=max(row["memory"] for row in rows),
             seconds=seconds_of(rows),
         )  # fmt: skip
-        draw_confusion(settings.folder / "confusion.png", found.confusion, title)
+        if found.classes <= MOST_DRAWN:
+            draw_confusion(settings.folder / "confusion.png", found.confusion, title)
         with loop.evaluating() as model:
             save_answers(settings.folder / "answers.png", model, stream, settings, title)
         write_json(settings.folder / "result.json", {**asdict(result), "settings": settings.decisive()})

@@ -170,9 +170,17 @@ def test_a_folder_without_a_model_says_how_to_train_one(tmp_path: Path) -> None:
 
 
 def test_accuracy_by_class_is_that_of_the_table() -> None:
-    found = Examination(loss=0.0, confusion=torch.tensor([[3.0, 1.0, 0.0], [0.0, 0.0, 0.0], [2.0, 2.0, 4.0]]))
+    labels, answers = torch.tensor([[0, 0], [0, 0], [0, 0], [0, 1], *2 * [[2, 0]], *2 * [[2, 1]], *4 * [[2, 2]]]).T
+    found = Examination(loss=0.0, labels=labels, answers=answers, classes=3)
+    assert found.confusion.tolist() == [[3.0, 1.0, 0.0], [0.0, 0.0, 0.0], [2.0, 2.0, 4.0]]
     assert found.accuracy == pytest.approx(7 / 12)
     assert found.class_accuracies == [0.75, None, 0.5]
+
+
+def test_a_million_classes_need_no_table_of_pairs() -> None:
+    labels = torch.tensor([0, 999_999])
+    found = Examination(loss=0.0, labels=labels, answers=torch.tensor([0, 0]), classes=1_000_000)
+    assert found.accuracy == 0.5 and found.class_accuracies[::999_999] == [1.0, 0.0]
 
 
 @pytest.mark.slow
