@@ -56,7 +56,7 @@ class LoopSettings(Settings):
     num_steps: int = option(3000, "Updates of the weights.", low=1)
     batch_size: int = option(256, "Samples of an update, of all ranks together.", low=1)
     accumulation: int = option(1, "Parts in which a rank goes through its share of a batch.", low=1)
-    warmup_steps: int = option(100, "Steps in which the rate rises.", low=0)
+    warmup_steps: int = option(100, "Steps in which the rate rises; a shorter run never comes to its height.", low=0)
     schedule: str = option("cosine", "Of the rate behind the warm-up.", choices=("cosine", "constant"))
     clip: float | None = option(None, "Largest norm of the gradient.", low=1e-12)
     ema: float = option(0.0, "Share of the average of weights that stays in a step; 0 keeps none.", low=0.0, high=1.0)
@@ -206,6 +206,7 @@ class Loop:
                 f"{settings.accumulation} parts: make it a multiple of {shares}"
             )
         self.settings, self.accelerator, self.loss = settings, accelerator, loss
+        self.decisive = {**settings.decisive(), "precision": str(accelerator.mixed_precision)}  # what auto came to
         self.network = model.to(accelerator.device)
         self.average: nn.Module = Average(self.network, settings.ema) if settings.ema else self.network
         for group in optimizer.param_groups:
@@ -341,7 +342,7 @@ class Loop:
                 "optimizer": self.optimizer.state_dict(),
                 "scaler": scaler.state_dict() if scaler is not None else {},
                 "loop": {
-                    "step": self.step, "settings": json.dumps(self.settings.decisive()),
+                    "step": self.step, "settings": json.dumps(self.decisive),
                     "loader": self.loader.state_dict(), "seconds": self.seconds,
                 },
             }  # fmt: skip
@@ -363,7 +364,7 @@ class Loop:
         values = checkpoint.load(place)
         try:
             told = values["loop"]
-            refuse_others(json.loads(told["settings"]), self.settings.decisive(), place)
+            refuse_others(json.loads(told["settings"]), self.decisive, place)
             self.loader.load_state_dict(told["loader"])
             self.network.load_state_dict(values["network"])
             if isinstance(self.average, Average):

@@ -397,3 +397,12 @@ def test_many_steps_of_a_gpu_are_read_from_its_own_clock(tmp_path: Path) -> None
     loop.save(tmp_path)
     later = small_loop(device="cuda", num_steps=steps, stream=stream, ema=0.9)
     assert later.resume(tmp_path) and same(weights(later), weights(loop)) and list(later) == []
+
+
+def test_a_run_goes_on_in_the_precision_that_auto_came_to(tmp_path: Path) -> None:
+    loop = small_loop(num_steps=4)
+    list(loop)
+    loop.save(tmp_path)
+    assert small_loop(num_steps=4, precision="no").resume(tmp_path)
+    with pytest.raises(InvalidValueError, match="precision='no', not 'bf16'"):
+        small_loop(num_steps=4, precision="bf16").resume(tmp_path)
