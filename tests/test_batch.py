@@ -46,7 +46,7 @@ def test_without_torch_the_missing_extra_is_named(monkeypatch: pytest.MonkeyPatc
 
     def refuse(name: str, *rest: Any) -> Any:
         if name == "torch":
-            raise ImportError(name)
+            raise ModuleNotFoundError(name)
         return true_import(name, *rest)
 
     monkeypatch.setattr(builtins, "__import__", refuse)

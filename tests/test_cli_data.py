@@ -120,7 +120,7 @@ def test_a_script_runs_on_fractals_with_its_own_arguments_and_exit_code(tmp_path
 
 
 @pytest.mark.parametrize("line, name", [
-    ("open('not/there')", "FileNotFoundError"),
+    pytest.param("open('not/there')", "FileNotFoundError", marks=pytest.mark.slow),
     ("from fractal_streams.errors import InvalidValueError; raise InvalidValueError('own')",
      "fractal_streams.errors.InvalidValueError"),
 ])  # fmt: skip

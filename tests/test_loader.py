@@ -44,6 +44,7 @@ def test_the_order_is_the_streams_for_any_number_of_workers(workers: int) -> Non
     assert [label for _, label in single] == [index % 10 for index in range(20)] and single.position == 20
 
 
+@pytest.mark.slow
 def test_real_images_come_from_spawned_workers() -> None:
     stream = open_stream("fractal-10", device="cpu", height=8, width=8)
     loader = Loader(stream, 5, workers=2, length=20, fields="batch", multiprocessing_context="spawn")

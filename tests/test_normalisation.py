@@ -64,11 +64,12 @@ def test_every_preset_of_pictures_has_its_statistics() -> None:
     assert channel_statistics("mandelbrot") == channel_statistics("kaleidoscope-10") == OTHERWISE
 
 
-SLOW = "trainability-tiles"
+SLOW = ("trainability-tiles", "fractal-families")
+"""Training, and sixteen kernels to compile."""
 
 
 @pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=pytest.mark.slow) if name == SLOW else name for name in BLOCKS]
+    "name", [pytest.param(name, marks=pytest.mark.slow) if name in SLOW else name for name in BLOCKS]
 )
 def test_fresh_samples_have_the_published_statistics(name: str) -> None:
     rows, published = block(name), np.array(channel_statistics(name))

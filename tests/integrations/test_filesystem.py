@@ -111,7 +111,9 @@ def test_patterns(filesystem: FractalFileSystem, pattern: str, count: int | None
 
 def test_patterns_of_folders(filesystem: FractalFileSystem) -> None:
     assert filesystem.glob("fractal-1*/t*") == [
-        f"{preset}/{split}" for preset in ("fractal-10", "fractal-100", "fractal-1k") for split in ("train", "test")
+        f"{preset}/{split}"
+        for preset in ("fractal-10", "fractal-100", "fractal-1k", "fractal-10k")
+        for split in ("train", "test")
     ]
     assert filesystem.glob("fractal-10/{train,test}/seed={3..4}/shard-000001.tar") == [
         f"fractal-10/{split}/seed={seed}/shard-000001.tar" for split in ("train", "test") for seed in (3, 4)

@@ -86,7 +86,11 @@ def test_the_errors_are_those_of_groups_of_16() -> None:
     np.testing.assert_allclose(census.std_error, spread, rtol=0.1)  # the bootstrap's
 
 
-@pytest.mark.parametrize("name", [name for name in difficulty.countable() if name.startswith("fractal")])
+DEFAULT = [name for name in difficulty.countable() if name.startswith("fractal")]
+FAMILIES = pytest.param("fractal-families", marks=pytest.mark.slow)  # sixteen kernels to compile
+
+
+@pytest.mark.parametrize("name", [FAMILIES if name == "fractal-families" else name for name in DEFAULT])
 def test_default_presets_have_few_degenerate_pictures(name: str) -> None:
     """Below 0.5 %, all black ones and constant ones, by the upper end of the 95 % interval."""
     census = measured(open_stream(name, device="cpu", **SMALL), 128 if name == "fractal-video" else 2048)

@@ -259,6 +259,7 @@ def test_what_would_fail_behind_a_training_is_refused_before(finished: tuple[Pat
         sampled(small(tmp_path, sample_only=finished[0] / "vit"))
 
 
+@pytest.mark.slow
 def test_pictures_are_compared_in_the_form_that_the_vit_was_trained_on(
     finished: tuple[Path, Result], tmp_path: Path
 ) -> None:

@@ -104,6 +104,7 @@ def test_the_command_writes_its_rows(
     assert all(stage in shown for stage in STAGES) and not written["absent"]
 
 
+@pytest.mark.slow
 def test_one_process_pair_is_run_for_real(tmp_path: Path) -> None:
     cold, warm = (first_image.run("cpu", 16, tmp_path) for _ in range(2))
     first_image.check(first_image.rendered("cpu", 16), [cold], [warm])

@@ -108,6 +108,7 @@ def test_a_picture_has_one_colour_for_each_count_and_black_where_nothing_is() ->
     assert np.array_equal(out.transpose(1, 2, 0), [[[0, 0, 0], table[25]], [table[127], table[255]]])
 
 
+@pytest.mark.slow
 def test_pictures_of_both_ways_show_the_same_shapes(contractive: list[Code], filling: list[Code]) -> None:
     plain, fast = ifs_renderer.published(contractive, 24), ifs_renderer.tuned(contractive, 24)
     assert plain.shape == fast.shape == (24, 3, SIZE, SIZE) and plain.dtype == fast.dtype == np.uint8

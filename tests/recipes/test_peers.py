@@ -147,6 +147,7 @@ def test_the_seed_is_refused_without_a_gpu(pictures: Pictures) -> None:
         first_seed.contestants(DELIVERY, pictures)
 
 
+@pytest.mark.slow
 def test_iterated_function_systems_are_their_class_and_index(monkeypatch: pytest.MonkeyPatch) -> None:
     from fractal_streams.recipes.benchmarks.peers import ifs
 

@@ -55,6 +55,7 @@ def test_a_step_of_the_seeds_map_has_five_special_functions_and_one_of_mandelbro
     assert 7.0 < square < 10.0, "two squares, four additions and products, a test, a count"
 
 
+@pytest.mark.slow
 def test_orbits_that_stop_at_once_run_one_step_and_those_inside_all() -> None:
     home = {"centre_x": Constant(-0.1), "centre_y": Constant(0.0), "half_width": Constant(1e-3)}
     inside = StreamSpec(formulas="mandelbrot", iterations=300, priors=home)

@@ -38,6 +38,7 @@ def test_the_gate_stops_a_peer_that_trains_something_else() -> None:
         gate("peer", batched(8, faster), SINGLE)
 
 
+@pytest.mark.slow
 def test_every_contestant_has_a_row(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

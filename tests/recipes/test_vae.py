@@ -228,6 +228,7 @@ def test_what_can_not_be_run_is_refused_before_it_trains(asked: Any, message: st
     assert not list(tmp_path.rglob("*.*"))
 
 
+@pytest.mark.slow
 def test_larger_pictures_have_no_linear_codes_beside_them(tmp_path: Path) -> None:
     """Above 32 pixels the principal components are of smaller pictures: they make none again, and have no PSNR."""
     own = settings(image_size=40, num_steps=1, eval_samples=4, probe_samples=64, batch_size=2, width=4, folder=tmp_path)
