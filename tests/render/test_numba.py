@@ -385,8 +385,9 @@ def test_stopping_orbits_that_repeat_changes_no_pixel(monkeypatch: pytest.Monkey
     [
         ("mandelbrot", "smooth"),
         *(pytest.param(*pair, marks=pytest.mark.slow) for pair in [
-            ("phoenix", "stripe_average"), ("phoenix", "smooth"), ("mandelbrot", "stripe_average"), ("phoenix", "average_magnitude"),
-            ("mandelbrot", "interior"), ("mandelbrot", "average_magnitude"), ("phoenix", "interior"),
+            ("phoenix", "stripe_average"), ("phoenix", "smooth"), ("mandelbrot", "stripe_average"),
+            ("phoenix", "average_magnitude"), ("mandelbrot", "interior"), ("mandelbrot", "average_magnitude"),
+            ("phoenix", "interior"),
         ]),
     ],
 )  # fmt: skip
