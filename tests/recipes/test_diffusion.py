@@ -225,6 +225,8 @@ def test_the_unet_is_bfloat16_between_its_convolutions_too() -> None:
     for norm in norms:
         taken = torch.randn(2, norm.num_channels, 4, 4)
         assert torch.equal(norm(taken), nn.GroupNorm.forward(norm, taken))  # in float32 to the last bit
+    if not torch.cuda.is_available() and torch.__version__ < "2.9":
+        pytest.skip("torch 2.8 aborts when told of a GPU that is not there under autocast")
     try:
         torch.set_autocast_enabled("cuda", True)
         torch.set_autocast_dtype("cuda", torch.bfloat16)
