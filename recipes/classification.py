@@ -12,7 +12,7 @@ from typing import Any
 from fractal_streams.recipes.data import DataSettings, held_out, opened
 from fractal_streams.recipes.settings import option
 
-from fractal_streams import Stream
+from fractal_streams import Shard, Stream
 from fractal_streams.contact_sheet import whole_file
 from fractal_streams.errors import InvalidValueError, missing_extra
 
@@ -187,6 +187,20 @@ def finished(settings: ClassifierSettings, loop: Loop, journal: Journal, title: 
             save_answers(settings.folder / "answers.png", model, stream, settings, title)
         write_json(settings.folder / "result.json", {**asdict(result), "settings": settings.decisive()})
     return broadcast_object_list([result])[0]  # type: ignore[no-any-return]
+
+
+def tell(result: Result, settings: ClassifierSettings) -> None:
+    """Print what a run reached, and where its files are."""
+    if Shard.detect().rank:
+        return
+    print(
+        f"{result.test_accuracy:.1%} of {settings.final_samples:,} held-out pictures right, loss {result.test_loss:.4g}"
+    )
+    print(
+        f"{result.samples:,} pictures in {result.seconds:,.0f} s: {result.images_per_second:,.0f} images/s, "
+        f"{result.waiting:.2%} of the time waited for data, {result.memory / 1e9:.2g} GB"
+    )
+    print(f"{settings.folder}: result.json, answers.png, confusion.png, curves.png, records.csv, model.safetensors")
 
 
 def read_result(folder: Path, settings: ClassifierSettings) -> Result | None:

@@ -26,6 +26,7 @@ try:
         classification_loss,
         finished,
         optimizer_of,
+        tell,
         tested,
     )
     from fractal_streams.recipes.journal import Journal
@@ -82,7 +83,7 @@ def run(settings: ResNetSettings) -> Result:
     return finished(settings, loop, journal, title)
 
 
-app = command(ResNetSettings, run)
+app = command(ResNetSettings, lambda settings: tell(run(settings), settings))
 
 if __name__ == "__main__":
     app()

@@ -29,6 +29,7 @@ try:
         classification_loss,
         finished,
         optimizer_of,
+        tell,
         tested,
     )
     from fractal_streams.recipes.journal import Journal
@@ -105,7 +106,7 @@ def shape_of(settings: ViTSettings, num_classes: int, image_size: int) -> dict[s
     return {**{name: getattr(settings, name) for name in names}, "num_classes": num_classes, "image_size": image_size}
 
 
-app = command(ViTSettings, run)
+app = command(ViTSettings, lambda settings: tell(run(settings), settings))
 
 if __name__ == "__main__":
     app()

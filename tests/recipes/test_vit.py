@@ -18,7 +18,7 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("timm")
 
 from fractal_streams.recipes import vit
-from fractal_streams.recipes.classification import Examination, Result, read_result
+from fractal_streams.recipes.classification import Examination, Result, read_result, tell
 from fractal_streams.recipes.data import held_out, opened
 from fractal_streams.recipes.journal import read_records
 from fractal_streams.recipes.models.classifiers import load_classifier
@@ -207,3 +207,15 @@ def test_on_a_gpu_it_learns_and_goes_on(compiled: bool, tmp_path: Path) -> None:
     assert load_features(tmp_path / "whole", "cuda")(torch.zeros(2, 3, 8, 8)).device.type == "cuda"
     again = vit.run(tiny(tmp_path / "whole", device="cuda", compile=compiled))
     assert again.test_loss == pytest.approx(whole.test_loss, rel=1e-3) and again.steps == 60
+
+
+def test_the_command_tells_what_was_reached(
+    trained: tuple[ViTSettings, Result], capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings, result = trained
+    tell(result, settings)
+    first, second, third = capsys.readouterr().out.splitlines()
+    assert first.startswith(f"{result.test_accuracy:.1%} of {settings.final_samples:,} held-out pictures right")
+    assert f"{result.samples:,} pictures" in second and str(settings.folder) in third
+    files = third.partition(": ")[2].split(", ")
+    assert len(files) == 6 and all((settings.folder / name).is_file() for name in files)
