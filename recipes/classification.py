@@ -200,7 +200,7 @@ def tell(result: Result, settings: ClassifierSettings) -> None:
         f"{result.samples:,} pictures in {result.seconds:,.0f} s: {result.images_per_second:,.0f} images/s, "
         f"{result.waiting:.2%} of the time waited for data, {result.memory / 1e9:.2g} GB"
     )
-    print(f"{settings.folder}: result.json, answers.png, confusion.png, curves.png, records.csv, model.safetensors")
+    print(f"{settings.folder}: {', '.join(sorted(each.name for each in settings.folder.iterdir() if each.is_file()))}")
 
 
 def read_result(folder: Path, settings: ClassifierSettings) -> Result | None:
