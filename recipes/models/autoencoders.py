@@ -8,6 +8,7 @@ Both describe a picture by `latent_size` numbers with a normal distribution of t
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from itertools import pairwise
 from typing import Any, NamedTuple
 
@@ -40,7 +41,7 @@ class Coded(NamedTuple):
     log_scale: Tensor
 
 
-class Autoencoder(nn.Module):
+class Autoencoder(nn.Module, ABC):
     """(B, 3, H, W) pictures in [-1, 1] to `Coded`, all in one forward, so that what wraps `forward` sees it all.
 
     Codes are flat, (B, latent_size), whatever their form inside is.
@@ -79,13 +80,13 @@ class Autoencoder(nn.Module):
         codes = mean + (0.5 * log_variance).exp() * torch.randn_like(mean)
         return Coded(self.decode(codes), mean, log_variance, self.log_scale.clone())
 
+    @abstractmethod
     def moments(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """(B, 3, H, W) to the means and log variances, (B, *latent_shape)."""
-        raise NotImplementedError
 
+    @abstractmethod
     def pictures(self, codes: Tensor) -> Tensor:
         """(B, *latent_shape) to (B, 3, H, W)."""
-        raise NotImplementedError
 
 
 class PlainAutoencoder(Autoencoder):
