@@ -1,17 +1,23 @@
-"""The streams of a run: what it trains on, and what it is tested on."""
+"""The streams of a run: what it trains on, and what it is tested on; and batches on their way to the device."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from fractal_streams.recipes.settings import Settings, option
 
 from fractal_streams import Batch, FiniteStream, Stream, open_stream
-from fractal_streams.errors import InvalidValueError, UnknownNameError
+from fractal_streams.errors import InvalidValueError, UnknownNameError, missing_extra
 from fractal_streams.finite import MAX_SAMPLES
 from fractal_streams.normalisation import channel_statistics
+
+try:
+    import torch
+    from torch import Tensor
+except ImportError as error:
+    raise missing_extra(str(error.name), "recipes") from None
 
 BLOCK = 2**32
 """Held-out samples of one `val_seed`."""
@@ -93,3 +99,17 @@ def held_out(stream: Stream, samples: int, batch_size: int, val_seed: int = 0) -
     first = BLOCK * int(val_seed)
     for start in range(first, first + samples, batch_size):
         yield stream.generate(range(start, min(start + batch_size, first + samples))).torch()
+
+
+def on_device(batch: Any, device: torch.device) -> Any:
+    """A batch on the device; one that is there stays as it is."""
+    if isinstance(batch, Tensor):
+        return batch.to(device, non_blocking=True)
+    if isinstance(batch, Batch):
+        parts = (batch.index, batch.images, batch.labels, batch.latents)
+        return Batch(*(on_device(part, device) for part in parts))
+    if isinstance(batch, Mapping):
+        return {name: on_device(value, device) for name, value in batch.items()}
+    if isinstance(batch, tuple | list):
+        return tuple(on_device(value, device) for value in batch)
+    return batch

@@ -216,7 +216,7 @@ def run(settings: DiffusionSettings) -> Result:
     stream, held = training_stream(settings, **form), opened(settings, "validation", **form)
     studio = Studio(settings=settings, accelerator=accelerator, size=size)
     model.to(accelerator.device)
-    if accelerator.device.type == "cuda":
+    if accelerator.device.type == "cuda" and not settings.compile:  # the compiler chooses a layout itself
         model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     fast = {"fused": accelerator.device.type == "cuda"}
     optimizer = torch.optim.AdamW(model.parameters(), lr=settings.lr, betas=(0.9, 0.99), weight_decay=0.0, **fast)

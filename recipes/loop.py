@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-from fractal_streams import Batch, Loader, Stream
+from fractal_streams import Loader, Stream
 from fractal_streams.device import resolve_device
 from fractal_streams.errors import DeviceError, DivergedError, FractalStreamsError, InvalidValueError, missing_extra
 from fractal_streams.fields import Fields, Transform
@@ -36,6 +36,7 @@ try:
     from accelerate.utils import TorchDynamoPlugin
     from fractal_streams.recipes import checkpoint
     from fractal_streams.recipes.averages import Average
+    from fractal_streams.recipes.data import on_device
     from fractal_streams.recipes.settings import Settings, option, refuse_others
     from fractal_streams.recipes.timing import Clock, Window, memory, refuse_no_scalars
     from fractal_streams.recipes.trackers import TRACKERS
@@ -383,17 +384,3 @@ class Loop:
                 f"another folder"
             ) from error
         return True
-
-
-def on_device(batch: Any, device: torch.device) -> Any:
-    """A batch on the device; one that is there stays as it is."""
-    if isinstance(batch, Tensor):
-        return batch.to(device, non_blocking=True)
-    if isinstance(batch, Batch):
-        parts = (batch.index, batch.images, batch.labels, batch.latents)
-        return Batch(*(on_device(part, device) for part in parts))
-    if isinstance(batch, Mapping):
-        return {name: on_device(value, device) for name, value in batch.items()}
-    if isinstance(batch, tuple | list):
-        return tuple(on_device(value, device) for value in batch)
-    return batch

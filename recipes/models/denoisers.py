@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 from fractal_streams.errors import InvalidValueError, missing_extra
@@ -81,6 +82,8 @@ def unet(*, size: str, num_classes: int, image_size: int) -> Denoiser:
         if type(each) is nn.GroupNorm:
             each.__class__ = Norm
     zero(network.conv_out)
+    # diffusers asks for torch's version in each call, which the compiler finds worth a warning
+    warnings.filterwarnings("ignore", "Dynamo detected a call to a `functools.lru_cache`", UserWarning)
     return Denoiser(network, num_classes)
 
 

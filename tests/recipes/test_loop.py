@@ -15,6 +15,7 @@ pytest.importorskip("accelerate")
 pytest.importorskip("safetensors")
 
 from fractal_streams.recipes import loop as loops, timing
+from fractal_streams.recipes.data import on_device
 from fractal_streams.recipes.loop import Loop, LoopSettings, image_type, open_accelerator, seeded
 from small_training import Seen, adam, noisy, pictures, plain, same, small_loop, weights
 from torch import Tensor, nn
@@ -357,7 +358,7 @@ def test_batches_are_moved_whole(fields: Any) -> None:
         "pair": (batch.images, batch.labels), "batch": batch,
         "dict": {"images": batch.images, "latents": dict(batch.latents), "note": "kept"},
     }  # fmt: skip
-    moved = loops.on_device(forms[fields], torch.device("meta"))
+    moved = on_device(forms[fields], torch.device("meta"))
     found = {"pair": lambda: list(moved), "dict": lambda: [moved["images"], *moved["latents"].values()]}.get(
         fields, lambda: [moved.index, moved.images, moved.labels, *moved.latents.values()]
     )()
@@ -380,7 +381,7 @@ def test_half_precision_scales_its_gradient_and_resumes(tmp_path: Path) -> None:
         if record.step == 6:
             loop.save(tmp_path)
             break
-    later = small_loop(device="cuda", precision="fp16", stream=pictures())
+    later = small_loop(device="cuda", precision="fp16", record_every=1, stream=pictures())
     assert later.resume(tmp_path)
     assert later.accelerator.scaler.state_dict() == loop.accelerator.scaler.state_dict()
     assert list(later)[-1].loss == pytest.approx(list(loop)[-1].loss, rel=1e-2)

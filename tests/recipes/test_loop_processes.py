@@ -38,7 +38,8 @@ def started(folder: Path, settings: dict[str, Any], ranks: int = 1) -> list[subp
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     world = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(ranks), "OMP_NUM_THREADS": "1"}
-    own = {**os.environ, **(world if ranks > 1 else {"OMP_NUM_THREADS": "1"})}
+    alone = {"OMP_NUM_THREADS": str(torch.get_num_threads())}  # other sums come of another number of threads
+    own = {**os.environ, **(world if ranks > 1 else alone)}
     return [
         subprocess.Popen(
             [sys.executable, str(PROGRAM), str(folder), json.dumps(settings)],
