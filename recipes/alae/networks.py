@@ -1,0 +1,234 @@
+"""The four networks of StyleALAE (Pidhorskyi, Adjeroh, Doretto, CVPR 2020, arXiv:2004.04467, section 5).
+
+F, the projector, makes a code w of a draw z; G, the generator, a picture of w; E, the encoder, a code of a picture; D,
+the discriminator, a logit of a code. G puts w into the statistics of its channels, and E reads w off the statistics of
+its own. Either can begin with small pictures and grow (Karras et al. 2018, section 2).
+"""
+
+from __future__ import annotations
+
+import math
+from itertools import pairwise
+
+from fractal_streams.recipes.alae.layers import (
+    Bias,
+    EqualisedConv,
+    EqualisedLinear,
+    Noise,
+    Style,
+    blurred,
+    doubled,
+    halved,
+    normalised,
+    pixel_norm,
+    rectified,
+    statistics,
+)
+
+from fractal_streams.errors import InvalidValueError, missing_extra
+
+try:
+    import torch
+    from torch import Tensor, nn
+except ImportError as error:
+    raise missing_extra(str(error.name), "recipes") from None
+
+SLOW = 0.1
+"""Rate of the layers of F and D."""
+RGB_GAIN = 0.03
+"""Of the layer that makes colours: pictures begin grey."""
+LEAST = 4
+"""Pixels of a side of G's first block and of E's last."""
+
+
+class Projector(nn.Module):
+    """F: (B, prior_size) draws to (B, code_size) codes, behind a normalisation of each draw to the same length."""
+
+    def __init__(self, prior_size: int, code_size: int, layers: int, rate: float = SLOW) -> None:
+        super().__init__()
+        sizes = [prior_size, *[code_size] * layers]
+        self.layers = nn.ModuleList(EqualisedLinear(first, last, rate=rate) for first, last in pairwise(sizes))
+
+    def forward(self, draws: Tensor) -> Tensor:
+        values = pixel_norm(draws)
+        for layer in self.layers:
+            values = rectified(layer(values))
+        return values.float()
+
+
+class Discriminator(nn.Module):
+    """D: (B, code_size) codes to (B,) logits.
+
+    Args:
+        activation: "lrelu" between layers; "none" makes D linear, as the authors published it.
+    """
+
+    def __init__(self, code_size: int, layers: int, activation: str = "lrelu") -> None:
+        super().__init__()
+        sizes = [*[code_size] * layers, 1]
+        hidden = math.sqrt(2.0) if activation == "lrelu" else 1.0
+        gains = [*[hidden] * (layers - 1), 1.0]
+        self.layers = nn.ModuleList(
+            EqualisedLinear(first, last, gain=gain, rate=SLOW)
+            for (first, last), gain in zip(pairwise(sizes), gains, strict=True)
+        )
+        self.activation = activation
+
+    def forward(self, codes: Tensor) -> Tensor:
+        with torch.autocast(codes.device.type, enabled=False):
+            values = codes.float()
+            for number, layer in enumerate(self.layers):
+                values = layer(values)
+                if self.activation == "lrelu" and number < len(self.layers) - 1:
+                    values = rectified(values)
+            return values.squeeze(1)
+
+
+class GeneratorBlock(nn.Module):
+    """Maps of one size to maps of twice that, or of the same in the first block, with two styles."""
+
+    def __init__(self, inputs: int, outputs: int, code_size: int, *, first: bool) -> None:
+        super().__init__()
+        self.grow = None if first else EqualisedConv(inputs, outputs, 3)
+        self.conv = EqualisedConv(outputs, outputs, 3)
+        self.noises = nn.ModuleList(Noise(outputs) for _ in range(2))
+        self.biases = nn.ModuleList(Bias(outputs) for _ in range(2))
+        self.styles = nn.ModuleList(Style(code_size, outputs) for _ in range(2))
+
+    def forward(self, maps: Tensor, styles: Tensor, noise: bool) -> Tensor:
+        """(B, C, H, W) maps under (B, 2, code_size) styles."""
+        if self.grow is not None:
+            maps = blurred(self.grow(doubled(maps)))
+        maps = self.styled(0, maps, styles[:, 0], noise)
+        return self.styled(1, self.conv(maps), styles[:, 1], noise)
+
+    def styled(self, place: int, maps: Tensor, code: Tensor, noise: bool) -> Tensor:
+        if noise:
+            maps = self.noises[place](maps)
+        maps = rectified(self.biases[place](maps))
+        styled: Tensor = self.styles[place](normalised(maps, statistics(maps)), code)
+        return styled
+
+
+class Generator(nn.Module):
+    """G: (B, 2 blocks, code_size) styles to (B, 3, N, N) pictures, of no bounds.
+
+    Args:
+        levels: blocks; N is 4 * 2^(levels - 1). narrow, wide: channels of the finest maps, and the most.
+        first_level: the level of the smallest pictures that are asked for: levels - 1 if G does not grow.
+    """
+
+    def __init__(self, code_size: int, levels: int, narrow: int, wide: int, first_level: int) -> None:
+        super().__init__()
+        channels = [min(wide, narrow * 2 ** (levels - 1 - level)) for level in range(levels)]
+        self.begin = nn.Parameter(torch.ones(channels[0], LEAST, LEAST))
+        self.blocks = nn.ModuleList(
+            GeneratorBlock(channels[max(level - 1, 0)], channels[level], code_size, first=level == 0)
+            for level in range(levels)
+        )
+        self.colours = nn.ModuleDict(
+            {str(level): Colours(channels[level]) for level in range(first_level, levels)}
+        )  # fmt: skip
+
+    def forward(self, styles: Tensor, level: int, blend: Tensor | None, noise: bool = True) -> Tensor:
+        maps = self.begin.expand(len(styles), *self.begin.shape)
+        if torch.is_autocast_enabled(styles.device.type):
+            maps = maps.to(torch.get_autocast_dtype(styles.device.type))
+        before = maps
+        for number in range(level + 1):
+            before, maps = maps, self.blocks[number](maps, styles[:, 2 * number : 2 * number + 2], noise)
+        pictures: Tensor = self.colours[str(level)](maps).float()
+        if blend is None:
+            return pictures
+        return torch.lerp(doubled(self.colours[str(level - 1)](before).float()), pictures, blend)
+
+
+class Colours(nn.Module):
+    """Maps to colours, with a bias to each."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv, self.bias = EqualisedConv(channels, 3, 1, gain=RGB_GAIN), Bias(3)
+
+    def forward(self, maps: Tensor) -> Tensor:
+        colours: Tensor = self.bias(self.conv(maps))
+        return colours
+
+
+class EncoderBlock(nn.Module):
+    """Maps of one size to maps of half that, and what their statistics say of the code."""
+
+    def __init__(self, inputs: int, outputs: int, code_size: int) -> None:
+        super().__init__()
+        self.conv, self.shrink = EqualisedConv(inputs, inputs, 3), EqualisedConv(inputs, outputs, 3)
+        self.biases = nn.ModuleList([Bias(inputs), Bias(outputs)])
+        self.readings = nn.ModuleList(
+            EqualisedLinear(2 * channels, code_size, gain=1.0) for channels in (inputs, outputs)
+        )
+
+    def forward(self, maps: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, C, H, W) maps to those of half the size, and (B, code_size) of the code."""
+        maps, first = self.read(0, rectified(self.biases[0](self.conv(maps))))
+        maps, second = self.read(1, rectified(self.biases[1](halved(self.shrink(blurred(maps))))))
+        return maps, first + second
+
+    def read(self, place: int, maps: Tensor) -> tuple[Tensor, Tensor]:
+        moments = statistics(maps)
+        with torch.autocast(maps.device.type, enabled=False):
+            told = self.readings[place](torch.cat(moments, dim=1))
+        return normalised(maps, moments), told
+
+
+class Encoder(nn.Module):
+    """E: (B, 3, N, N) pictures to (B, code_size) codes, the sum of what the statistics of all its maps say."""
+
+    def __init__(self, code_size: int, levels: int, narrow: int, wide: int, first_level: int) -> None:
+        super().__init__()
+        channels = [min(wide, narrow * 2 ** (levels - 1 - level)) for level in range(levels)]  # into a level's block
+        after = [min(wide, narrow * 2**levels), *channels]
+        self.blocks = nn.ModuleList(
+            EncoderBlock(channels[level], after[level], code_size) for level in range(levels)
+        )  # fmt: skip
+        self.eyes = nn.ModuleDict({str(level): Eye(channels[level]) for level in range(first_level, levels)})
+
+    def forward(self, pictures: Tensor, level: int, blend: Tensor | None) -> Tensor:
+        return self.looked(pictures, level, blend)[0]
+
+    def looked(self, pictures: Tensor, level: int, blend: Tensor | None = None) -> tuple[Tensor, list[Tensor]]:
+        """The codes, and the maps of each size, finest first."""
+        maps, code = self.blocks[level](self.eyes[str(level)](pictures))
+        if blend is not None:
+            code = code * blend
+            maps = torch.lerp(self.eyes[str(level - 1)](halved(pictures)), maps, blend.to(maps.dtype))
+        seen = [maps]
+        for number in range(level - 1, -1, -1):
+            maps, told = self.blocks[number](maps)
+            code = code + told
+            seen.append(maps)
+        return code, seen
+
+
+class Eye(nn.Module):
+    """Colours to maps."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv, self.bias = EqualisedConv(3, channels, 1), Bias(channels)
+
+    def forward(self, pictures: Tensor) -> Tensor:
+        return rectified(self.bias(self.conv(pictures)))
+
+
+def levels_of(image_size: int) -> int:
+    """Blocks of G and of E for pictures of so many pixels a side.
+
+    Raises:
+        InvalidValueError: no power of two from 8 on.
+
+    Example:
+        >>> levels_of(64)
+        5
+    """
+    if image_size < 2 * LEAST or image_size & (image_size - 1):
+        raise InvalidValueError(f"image_size={image_size} must be a power of two from {2 * LEAST} on: 8, 16, 32, 64 …")
+    return int(math.log2(image_size)) - 1
