@@ -60,7 +60,7 @@ ROWS = 10
 class DiffusionSettings(LoopSettings, DataSettings):
     """What is trained, how pictures are drawn, and what they are measured by."""
 
-    num_steps: int = option(12_000, "Updates of the weights.", low=1)
+    num_steps: int = option(8000, "Updates of the weights.", low=1)
     warmup_steps: int = option(250, "Steps in which the rate rises.", low=0)
     clip: float | None = option(1.0, "Largest norm of the gradient.", low=1e-12)
     ema: float = option(0.999, "Share of the average of weights that stays in a step; 0 keeps none.", low=0.0, high=1.0)
