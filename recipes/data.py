@@ -53,13 +53,23 @@ def opened(
     Raises:
         InvalidValueError: a stream of clips; a size, number of classes or of iterations that the preset has not.
     """
+    stream = opened_of_any_shape(data.preset, data, split, device, dtype, mean, std)
+    if len(stream.generate(range(0)).images.shape) != 4:
+        raise InvalidValueError(f"preset={data.preset!r} makes clips, and this trains on stills: choose another preset")
+    return stream
+
+
+def opened_of_any_shape(
+    source: Any, data: DataSettings, split: str, device: Any, dtype: str, mean: Any, std: Any, **changes: Any
+) -> Stream:
+    """As `opened`, of stills or clips; of a preset's name or its spec, and with other changes of it."""
     names = {"height": data.image_size, "width": data.image_size, "num_classes": data.num_classes}
-    asked = {**names, "iterations": data.max_iter}
+    asked = {**names, "iterations": data.max_iter, **changes}
     own_mean, own_std = channel_statistics(data.preset)
     place = str(device)  # that of a rank is cpu:0
     try:
-        stream = open_stream(
-            data.preset, seed=data.data_seed, split=split, device="cpu" if place.startswith("cpu") else place,
+        return open_stream(
+            source, seed=data.data_seed, split=split, device="cpu" if place.startswith("cpu") else place,
             dtype=dtype, mean=own_mean if mean is None else mean, std=own_std if std is None else std,
             **{name: value for name, value in asked.items() if value is not None},
         )  # fmt: skip
@@ -68,9 +78,6 @@ def opened(
         for option_name in (own for name, own in ours.items() if f"unknown setting {name!r}" in str(error)):
             raise InvalidValueError(f"preset={data.preset!r} has no {option_name} to choose: let it be none") from None
         raise
-    if len(stream.generate(range(0)).images.shape) != 4:
-        raise InvalidValueError(f"preset={data.preset!r} makes clips, and this trains on stills: choose another preset")
-    return stream
 
 
 def training_stream(data: DataSettings, device: Any, dtype: str = "float32", **form: Any) -> Stream:
@@ -79,7 +86,11 @@ def training_stream(data: DataSettings, device: Any, dtype: str = "float32", **f
     Raises:
         InvalidValueError: a stream of clips, or a set larger than `MAX_SAMPLES`.
     """
-    stream = opened(data, "train", device, dtype, **form)
+    return finite(opened(data, "train", device, dtype, **form), data)
+
+
+def finite(stream: Stream, data: DataSettings) -> Stream:
+    """The stream, or a finite set of it if so many samples of a class are asked for."""
     if data.num_samples_per_class is None:
         return stream
     if (most := MAX_SAMPLES // stream.num_classes) < data.num_samples_per_class:
