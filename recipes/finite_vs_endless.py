@@ -32,7 +32,7 @@ try:
     from fractal_streams.recipes.benchmarks.training_models import ResNet9
     from fractal_streams.recipes.classification import classification_loss, tested
     from fractal_streams.recipes.crossover import Curve, Row, chance, draw_crossover, show_table, table
-    from fractal_streams.recipes.data import DataSettings, opened
+    from fractal_streams.recipes.data import opened
     from fractal_streams.recipes.journal import Journal
     from fractal_streams.recipes.loop import Loop, image_type, open_accelerator, seeded
     from fractal_streams.recipes.models.classifiers import vision_transformer
@@ -46,7 +46,7 @@ TEST_BATCH = 2000
 
 
 @dataclass(frozen=True, kw_only=True)
-class FiniteVsEndlessSettings(CurveSettings, DataSettings):
+class FiniteVsEndlessSettings(CurveSettings):
     """One model on sets of several sizes and on the endless stream."""
 
     sizes: tuple[int, ...] = option(
@@ -63,15 +63,8 @@ class FiniteVsEndlessSettings(CurveSettings, DataSettings):
     lr: float = option(1e-3, "Highest rate of AdamW.", low=0.0)
     weight_decay: float = option(0.05, "Of AdamW.", low=0.0)
     augment: bool = option(False, "Flip pictures at random in training, upside down: their classes stay.")
-    preset: str = option("fractal-100", "A preset, a formula, or a spec's JSON file.")
     num_steps: int = option(12_000, "Updates of the weights.", low=1)
-    batch_size: int = option(512, "Samples of an update, of all ranks together.", low=1)
-    schedule: str = option("constant", "Of the rate behind the warm-up.", choices=("cosine", "constant"))
-    ema: float = option(0.995, "Share of the average of weights that stays in a step.", low=0.0, high=1.0)
-    checkpoint_every: int = option(2000, "Steps from one checkpoint to the next.", low=1, changes_nothing=True)
-    record_every: int = option(100, "Steps from one record to the next.", low=1, changes_nothing=True)
     folder: Path = option(Path("outputs/finite_vs_endless"), "Where everything goes.", changes_nothing=True)  # noqa: RUF009
-    quiet: bool = option(False, "No progress bars and no table.", changes_nothing=True)
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -14,6 +14,7 @@ from fractal_streams.errors import InvalidValueError, missing_extra
 
 try:
     from accelerate import Accelerator
+    from fractal_streams.recipes.data import DataSettings
     from fractal_streams.recipes.journal import read_records
     from fractal_streams.recipes.loop import LoopSettings
     from fractal_streams.recipes.settings import option, refuse_others
@@ -27,12 +28,22 @@ Tell = Callable[[int, str], None]
 
 
 @dataclass(frozen=True, kw_only=True)
-class CurveSettings(LoopSettings):
-    """Settings of runs whose curves are drawn against the logarithm of samples seen."""
+class CurveSettings(LoopSettings, DataSettings):
+    """Settings of runs whose curves are drawn against the logarithm of samples seen.
+
+    A point of a curve is about what a run of that length gives: the rate is constant, an average of weights is tested.
+    """
 
     points: int = option(
         50, "Evaluations, evenly spaced in the logarithm of the step.", low=2, high=10_000, changes_nothing=True
     )
+    preset: str = option("fractal-100", "A preset, a formula, or a spec's JSON file.")
+    batch_size: int = option(512, "Samples of an update, of all ranks together.", low=1)
+    schedule: str = option("constant", "Of the rate behind the warm-up.", choices=("cosine", "constant"))
+    ema: float = option(0.995, "Share of the average of weights that stays in a step.", low=0.0, high=1.0)
+    checkpoint_every: int = option(2000, "Steps from one checkpoint to the next.", low=1, changes_nothing=True)
+    record_every: int = option(100, "Steps from one record to the next.", low=1, changes_nothing=True)
+    quiet: bool = option(False, "No progress bars and no table.", changes_nothing=True)
 
     def evaluates(self, step: int) -> bool:
         return step in logarithmic_steps(self.num_steps, self.points) or super().evaluates(step)

@@ -31,7 +31,7 @@ from fractal_streams.errors import InvalidValueError, missing_extra
 try:
     import torch
     from fractal_streams.recipes.classification import classification_loss, tested
-    from fractal_streams.recipes.data import DataSettings, opened
+    from fractal_streams.recipes.data import opened
     from fractal_streams.recipes.journal import Journal
     from fractal_streams.recipes.loop import Loop, image_type, open_accelerator, seeded
     from fractal_streams.recipes.models.classifiers import vision_transformer
@@ -54,7 +54,7 @@ BASE_WIDTH = 128
 
 
 @dataclass(frozen=True, kw_only=True)
-class ScalingTableSettings(CurveSettings, DataSettings):
+class ScalingTableSettings(CurveSettings):
     """One model in several widths, each trained alike."""
 
     widths: tuple[int, ...] = option((32, 64, 128, 256), "Multiples of head_width.", low=1, changes_nothing=True)
@@ -69,17 +69,10 @@ class ScalingTableSettings(CurveSettings, DataSettings):
     fit_from: float = option(
         0.1, "Share of a run in front of which nothing is fitted.", low=0.0, high=0.9, changes_nothing=True
     )
-    preset: str = option("fractal-100", "A preset, a formula, or a spec's JSON file.")
     num_steps: int = option(6000, "Updates of the weights.", low=1)
-    batch_size: int = option(512, "Samples of an update, of all ranks together.", low=1)
     warmup_steps: int = option(200, "Steps in which the rate rises.", low=0)
-    schedule: str = option("constant", "Of the rate behind the warm-up.", choices=("cosine", "constant"))
     clip: float | None = option(1.0, "Largest norm of the gradient.", low=1e-12)
-    ema: float = option(0.995, "Share of the average of weights that stays in a step.", low=0.0, high=1.0)
-    checkpoint_every: int = option(2000, "Steps from one checkpoint to the next.", low=1, changes_nothing=True)
-    record_every: int = option(100, "Steps from one record to the next.", low=1, changes_nothing=True)
     folder: Path = option(Path("outputs/scaling_table"), "Where everything goes.", changes_nothing=True)  # noqa: RUF009
-    quiet: bool = option(False, "No progress bars and no table.", changes_nothing=True)
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -82,7 +82,7 @@ def test_steps_lie_in_equal_ratios(num_steps: int, points: int) -> None:
 
 
 def test_a_curve_is_evaluated_there_and_every_so_often() -> None:
-    settings = CurveSettings(num_steps=100, points=5, eval_once_every=40)
+    settings = CurveSettings(num_steps=100, points=5, eval_once_every=40, record_every=50)
     evaluated = [step for step in range(1, 101) if settings.evaluates(step)]
     assert evaluated == [1, 3, 10, 32, 40, 80, 100]
     assert all(settings.records(step) for step in evaluated)
