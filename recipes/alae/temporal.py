@@ -82,7 +82,8 @@ def straightness(codes: Tensor) -> Tensor:
 
     With steps a = w_t - w_{t-1} and b = w_{t+1} - w_t, the mean of |b - a|^2 / (|b - a|^2 + |b + a|^2): of steps of one
     length, the squared sine of half the angle between them. The quotient |b - a|^2 / |b + a|^2 that is also in use is
-    the squared tangent, which has no bound at a turn back. A change of speed counts as bending; standing still counts nothing.
+    the squared tangent, which has no bound at a turn back. A change of speed counts as bending, standing
+    still does not.
 
     Args:
         codes: (N, T, d), T at least 3.
