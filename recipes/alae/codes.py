@@ -16,7 +16,7 @@ from fractal_streams.errors import InvalidValueError, missing_extra
 
 try:
     import torch
-    from fractal_streams.recipes.alae.features import Features, full_precision, random_features
+    from fractal_streams.recipes.alae.features import Features, exact_products, random_features
     from fractal_streams.recipes.alae.spectra import log_spectrum
     from torch import Tensor
 except ImportError as error:
@@ -196,7 +196,7 @@ def path_length(
             f"{tuple(places.shape)}"
         )
     found = []
-    with full_precision(starts.device):
+    with exact_products(starts.device):
         for one, other, place in zip(*(each.float().split(batch_size) for each in (starts, ends, places)), strict=True):
             here = torch.lerp(one, other, place[:, None])
             apart = features(decode(here + step * (other - one))) - features(decode(here))

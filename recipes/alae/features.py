@@ -224,7 +224,7 @@ def opened_features(folder: Path, image_size: int, device: str | torch.device = 
 
 
 @contextmanager
-def full_precision(device: torch.device) -> Iterator[None]:
+def exact_products(device: torch.device) -> Iterator[None]:
     """Products of float32 are of float32: neither autocast nor TensorFloat-32, which keeps 10 bits."""
     convolutions, products = torch.backends.cudnn.allow_tf32, torch.get_float32_matmul_precision()
     torch.backends.cudnn.allow_tf32 = False
@@ -240,6 +240,6 @@ def full_precision(device: torch.device) -> Iterator[None]:
 @torch.no_grad()
 def features_of(pictures: Tensor, network: Features, batch_size: int = 500) -> Tensor:
     """(N, D) float64 features of (N, 3, H, W) pictures in [-1, 1], clipped to it, batch by batch."""
-    with full_precision(pictures.device):
+    with exact_products(pictures.device):
         found = [network(part.float().clamp(-1.0, 1.0)).double() for part in pictures.split(batch_size)]
     return torch.cat(found)
