@@ -1,0 +1,291 @@
+"""What an ALAE's codes hold: directions of true parameters and pictures along them; clips made again; speeds in w."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+
+from fractal_streams.recipes.alae.board import UInt8, board, columns, decoded, encoded, levels, looking, save
+from fractal_streams.recipes.alae.model import ALAE
+from fractal_streams.recipes.probe import FEWEST, PERIODS, Ridge, r_squared, target
+
+from fractal_streams.contact_sheet import save_animation, whole_file
+from fractal_streams.errors import InvalidValueError, missing_extra
+
+try:
+    import torch
+    from matplotlib.figure import Figure
+    from torch import Tensor
+except ImportError as error:
+    raise missing_extra(str(error.name), "recipes") from None
+
+STEPS = (-3, -2, -1, 0, 1, 2, 3)
+"""Of a traversal: deviations of what the codes say of the parameter."""
+UNSEEN = 0.25
+"""Share of the codes that a direction is told of and not fitted to."""
+SIDES = ("real", "reconstruction", "codes between\nfirst and last")
+"""Of an animated clip."""
+FRAMES = 8
+"""Moments of a clip's film."""
+
+
+@dataclass(frozen=True, eq=False)
+class Direction:
+    """Where a true parameter lies in w.
+
+    vector: (d,) unit vector. deviation: how far codes lie along it, one standard deviation: a step of a traversal.
+    r_squared: of the parameter as a linear function of codes, on codes that were not fitted.
+    """
+
+    vector: Tensor
+    deviation: float
+    r_squared: float
+
+    @property
+    def step(self) -> Tensor:
+        """(d,): the mean move of the codes with one deviation of what they say of the parameter."""
+        return self.vector * self.deviation
+
+
+def directions(codes: Tensor, latents: Mapping[str, Tensor], fewest: int = FEWEST) -> dict[str, Direction]:
+    """The direction in which codes move with each parameter that varies, by name, the best known first.
+
+    A ridge regression of the parameter on the codes; its direction is the codes' covariance times its weights, not the
+    weights, which also hold what cancels the noise of correlated numbers (Haufe et al. 2014, "On the interpretation of
+    weight vectors of linear models in multivariate neuroimaging", NeuroImage 87). A parameter that comes round again
+    has two, of its sine and its cosine.
+
+    Args:
+        codes: (N, d). latents: name to (N,), NaN where a sample has none. fewest: samples that must have a parameter.
+
+    Example:
+        >>> values = torch.linspace(-1, 1, 400)[torch.arange(400) * 7 % 400]
+        >>> found = directions(values[:, None] * torch.tensor([3.0, 4.0]), {"power": values})["power"]
+        >>> found.vector.round(decimals=3).tolist(), round(found.r_squared, 3)
+        ([0.6, 0.8], 1.0)
+    """
+    found: dict[str, Direction] = {}
+    for name, values in latents.items():
+        has = values.isfinite()
+        here = values[has]
+        if values.ndim != 1 or len(here) < fewest or bool((here == here[0]).all()):
+            continue
+        rows = codes[has].double()
+        cut = len(rows) - max(1, int(UNSEEN * len(rows)))
+        ridge = Ridge(rows[:cut])
+        parts = target(name, here)
+        names = (f"{name}, sine", f"{name}, cosine") if name in PERIODS else (name,)
+        for own, part in zip(names, parts.split(1, dim=1), strict=True):
+            if bool((part[:cut] == part[0]).all()):
+                continue
+            predicted = ridge.fitted(part[:cut])(rows)
+            said, moved = predicted[:cut] - predicted[:cut].mean(), rows[:cut] - rows[:cut].mean(0)
+            step = (moved * said).mean(0) / said.square().mean().sqrt().clamp_min(1e-300)
+            size = step.norm()
+            found[own] = Direction(
+                (step / size.clamp_min(1e-300)).to(codes.dtype), float(size), r_squared(predicted[cut:], part[cut:])
+            )
+    return dict(sorted(found.items(), key=lambda item: -item[1].r_squared))
+
+
+def traversal(
+    model: ALAE,
+    codes: Tensor,
+    directions: Mapping[str, Direction],
+    names: Sequence[str],
+    path: Path,
+    title: str = "",
+) -> None:
+    """Codes moved along directions, from -3 to 3 deviations; a row for each name and code, those of a name together.
+
+    Args:
+        codes: (K, d). directions: as `directions` finds them. names: which of them, in which order.
+
+    Raises:
+        InvalidValueError: no name, or one that is not there.
+    """
+    missing = [name for name in names if name not in directions]
+    if missing or not names:
+        raise InvalidValueError(f"names must be some of {', '.join(directions) or 'none'}, got {list(names)}")
+    steps = torch.stack([directions[name].step for name in names]).to(codes)
+    amounts = torch.tensor(STEPS, device=codes.device, dtype=codes.dtype)
+    moved = codes[None, :, None] + amounts[:, None] * steps[:, None, None]
+    with looking(model):
+        made = levels(decoded(model, moved.flatten(0, 2)).unflatten(0, (len(names) * len(codes), len(STEPS))))
+    labels = [
+        f"{name.replace('_', ' ')}, R2 {directions[name].r_squared:.2f}" if place == 0 else ""
+        for name in names
+        for place in range(len(codes))
+    ]
+    heads = [f"{step:+d} deviation{'s' * (abs(step) > 1)}" if step else "reconstruction" for step in STEPS]
+    groups = range(len(codes), len(labels), len(codes)) if len(codes) > 1 else ()
+    save(path, board([list(row) for row in made], heads, names=labels, title=title, row_groups=groups))
+
+
+@dataclass(frozen=True, eq=False)
+class Remade:
+    """Clips, (N, T, 3, H, W) each: real, made again frame by frame, and of codes between the first's and the last's."""
+
+    real: Tensor
+    again: Tensor
+    between: Tensor
+
+
+def remade(model: ALAE, clips: Tensor) -> Remade:
+    """A clip or clips through the model.
+
+    Args:
+        clips: (T, 3, H, W) or (N, T, 3, H, W) in [-1, 1], of two frames or more.
+
+    Raises:
+        InvalidValueError: no clips, or a single frame.
+    """
+    real = clips[None] if clips.ndim == 4 else clips
+    if real.ndim != 5 or real.shape[1] < 2 or not len(real):
+        raise InvalidValueError(f"clips must be (N, T, 3, H, W) with two frames or more, got {tuple(clips.shape)}")
+    count, frames = real.shape[:2]
+    with looking(model):
+        codes = encoded(model, real.flatten(0, 1)).unflatten(0, (count, frames))
+        shares = torch.linspace(0.0, 1.0, frames, device=codes.device)[:, None]
+        line = torch.lerp(codes[:, :1], codes[:, -1:], shares)
+        made = decoded(model, torch.cat([codes, line]).flatten(0, 1)).unflatten(0, (2 * count, frames))
+    return Remade(real, made[:count], made[count:])
+
+
+def moments(clips: Remade, title: str = "") -> list[UInt8]:
+    """A board for each moment: a row for each clip, its three ways beside each other."""
+    sides = (clips.real, clips.again, clips.between)
+    return [
+        board(columns(*(side[:, time] for side in sides)), SIDES, title=title) for time in range(clips.real.shape[1])
+    ]
+
+
+def film(clips: Remade, path: Path, title: str = "") -> None:
+    """The same as a PNG: three rows for each clip, up to 8 moments from first to last."""
+    chosen = torch.linspace(0, clips.real.shape[1] - 1, min(FRAMES, clips.real.shape[1])).round().long().tolist()
+    stacked = torch.stack([side.float().clamp(-1, 1) for side in (clips.real, clips.again, clips.between)], 1)
+    tiles = levels(stacked[:, :, chosen]).reshape(-1, len(chosen), *clips.real.shape[2:])
+    names = [side.replace("\n", " ") for _ in clips.real for side in SIDES]
+    heads = [f"frame {time}" for time in chosen]
+    groups = range(3, len(tiles), 3)
+    save(path, board([list(row) for row in tiles], heads, names=names, title=title, row_groups=groups))
+
+
+def animated(model: ALAE, clips: Tensor | Remade, path: Path, title: str = "", rate: float = 8.0) -> Path:
+    """Clips beside what the model makes of their codes, and of codes between the first frame's and the last's.
+
+    Args:
+        clips: as of `remade`, or what it gave. path: of the MP4; where imageio's ffmpeg is not installed the same as
+            .gif is written. rate: frames a second.
+
+    Returns:
+        The file that was written.
+    """
+    frames = moments(clips if isinstance(clips, Remade) else remade(model, clips), title)
+    able = find_spec("imageio") is not None and find_spec("imageio_ffmpeg") is not None
+    written = Path(path) if able else Path(path).with_suffix(".gif")
+    save_animation(written, frames, rate)
+    return written
+
+
+@dataclass(frozen=True, eq=False)
+class Speeds:
+    """From frame to frame, (N, T - 1): how far codes move, how far the parameters, and each parameter by name.
+
+    In deviations: of all codes (root of the mean square distance from their mean), and of each parameter over all
+    frames, a parameter that comes round again by its sine and cosine.
+    """
+
+    code: Tensor
+    true: Tensor
+    each: Mapping[str, Tensor]
+
+
+def speeds_of(codes: Tensor, latents: Mapping[str, Tensor]) -> Speeds:
+    """How fast clips move.
+
+    Args:
+        codes: (N, T, d). latents: name to (N, T), NaN where a clip has none; what moves in no clip is left out.
+
+    Raises:
+        InvalidValueError: no parameter moves.
+
+    Example:
+        >>> there = torch.tensor([[0.0, 1.0, 2.0], [0.0, 3.0, 6.0]])
+        >>> found = speeds_of(there[..., None], {"power": there})
+        >>> bool(torch.isclose(found.code, found.true.float()).all())
+        True
+    """
+    rows = codes.double()
+    spread = (rows - rows.mean((0, 1))).square().sum(2).mean().sqrt().clamp_min(1e-300)
+    code = rows.diff(dim=1).norm(dim=2) / spread
+    each: dict[str, Tensor] = {}
+    for name, values in latents.items():
+        parts = target(name, values.flatten()).unflatten(0, values.shape)
+        has = parts.isfinite().all(2, keepdim=True)
+        count = has.sum().clamp_min(1)
+        filled = parts.where(has, 0.0)
+        centred = (filled - filled.sum((0, 1)) / count).where(has, 0.0)
+        moved = parts.diff(dim=1).nan_to_num(0.0).norm(dim=2)
+        if bool((moved > 0.0).any()):
+            each[name] = moved / (centred.square().sum() / count).sqrt()
+    if not each:
+        raise InvalidValueError("no parameter moves in these clips: take clips of a video stream, with their latents")
+    return Speeds(code, torch.stack([*each.values()]).square().sum(0).sqrt(), each)
+
+
+def correlation(first: Tensor, second: Tensor) -> float:
+    """Pearson's r of two tensors of one shape; 0 where one of them is constant.
+
+    Example:
+        >>> round(correlation(torch.tensor([1.0, 2.0, 3.0]), torch.tensor([2.0, 4.0, 6.0])), 6)
+        1.0
+    """
+    one, two = (each.double().flatten() - each.double().mean() for each in (first, second))
+    size = float(one.norm() * two.norm())
+    return float(one @ two) / size if size > 0.0 else 0.0
+
+
+def ranks(values: Tensor) -> Tensor:
+    """The place of each of its values, (n,), in rising order."""
+    return values.flatten().argsort(stable=True).argsort(stable=True).double()
+
+
+def speeds(model: ALAE, clips: Tensor, latents: Mapping[str, Tensor], path: Path, title: str = "") -> Speeds:
+    """The speed in w against the true speed of the parameters, each step of each clip a point; and r by parameter.
+
+    Args:
+        clips: (N, T, 3, H, W) in [-1, 1]. latents: name to (N, T).
+
+    Raises:
+        InvalidValueError: no parameter moves.
+    """
+    with looking(model):
+        codes = encoded(model, clips.flatten(0, 1)).unflatten(0, tuple(clips.shape[:2]))
+    found = speeds_of(codes, latents)
+    code, true = found.code.cpu(), found.true.cpu()
+    pearson, spearman = correlation(true, code), correlation(ranks(true), ranks(code))
+    whole = correlation(true.mean(1), code.mean(1))
+    figure = Figure(figsize=(10.4, 4.4), layout="constrained")
+    left, right = figure.subplots(1, 2, width_ratios=(1.35, 1.0))
+    left.scatter(true.flatten(), code.flatten(), s=8, color="C0", alpha=0.3, linewidths=0, label="a step")
+    left.scatter(true.mean(1), code.mean(1), s=22, color="C3", edgecolors="w", linewidths=0.5, label="a clip's mean")
+    left.set(
+        xlabel="true speed of all parameters, deviations a frame", ylabel="speed in w, deviations a frame",
+        title=f"r {pearson:.2f}, rank {spearman:.2f}; of clips' means {whole:.2f}", xlim=(0, None), ylim=(0, None),
+    )  # fmt: skip
+    left.grid(alpha=0.3)
+    left.legend(frameon=False, fontsize=8)
+    bars = sorted(((correlation(speed.cpu(), code), name) for name, speed in found.each.items()))
+    names = [name.replace("_", " ") for _, name in bars]
+    right.barh(names, [value for value, _ in bars], color=["C0" if value >= 0 else "C1" for value, _ in bars])
+    for row, (value, _) in enumerate(bars):
+        right.text(max(value, 0.0) + 0.02, row, f"{value:.2f}", va="center", fontsize=8)
+    right.set(xlabel="r of the speed in w with one parameter's", xlim=(min(0.0, *(v for v, _ in bars)) - 0.02, 1.08))
+    right.grid(axis="x", alpha=0.3)
+    if title:
+        figure.suptitle(title)
+    whole_file(path, lambda written: figure.savefig(written, format="png", dpi=120))
+    return found
