@@ -183,15 +183,17 @@ class Parameters(Prior):
 
     @classmethod
     def of(cls, stream: Stream, samples: int = 4096) -> Parameters:
-        """The prior of what a stream draws, measured on so many of its pictures.
+        """The prior of what a stream draws.
 
         Args:
             stream: of the validation or test split, so that what is measured is not trained on.
+            samples: pictures to measure, of a stream whose pictures are dear (`Stream.cost`) down to 256.
 
         Raises:
             InvalidValueError: a stream whose pictures were drawn from nothing that varies.
         """
-        count = max(1, samples // (frames(stream.generate(range(1)).torch()) or 1))
+        length = frames(stream.generate(range(1)).torch()) or 1
+        count = max(1, min(samples, max(256, samples // stream.cost)) // length)
         found: dict[str, list[Tensor]] = {}
         labels: list[Tensor] = []
         for batch in held_out(stream, count, 512):
@@ -341,6 +343,10 @@ def follows(values: Tensor, labels: Tensor, classes: int) -> bool:
 
 
 def far_apart(values: Tensor) -> bool:
-    """Whether the deviation is more than twice what lies between the quartiles: a few values would be all there is."""
-    low, high = torch.quantile(values, torch.tensor([0.25, 0.75], dtype=values.dtype)).tolist()
-    return not float(values.std(correction=0)) <= 2.0 * (high - low)
+    """Whether a few values would be all that deviations show: the middle 90 % of positive ones span more than two
+    decades, or the middle 90 % less than a deviation.
+    """
+    low, high = torch.quantile(values, torch.tensor([0.05, 0.95], dtype=values.dtype)).tolist()
+    if float(values.min()) > 0.0 and high > 100.0 * low:
+        return True
+    return not float(values.std(correction=0)) <= high - low
