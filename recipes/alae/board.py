@@ -171,7 +171,7 @@ def board(
 
 
 def save(path: Path, sheet: UInt8) -> None:
-    """Write a board as PNG, whole or not at all, in a tenth of the time of `save_png`, as a training run waits for it."""
+    """Write a board as PNG, whole or not at all, in a tenth of the time of `save_png`: training waits for it."""
     whole_file(path, lambda name: Image.fromarray(sheet).save(name, format="PNG", compress_level=COMPRESSION))
 
 

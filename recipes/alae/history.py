@@ -17,6 +17,7 @@ from fractal_streams.errors import InvalidValueError, missing_extra
 
 try:
     from matplotlib.figure import Figure
+    from matplotlib.ticker import LogLocator, NullFormatter
 except ImportError as error:
     raise missing_extra(str(error.name), "recipes") from None
 
@@ -56,11 +57,12 @@ PANELS = (
     Panel(title="reciprocity", unit="raw value", names=("reciprocity", "relative_reciprocity"), scale="log"),
     Panel(title="scores of D", unit="logit", ends="_score"),
     Panel(title="deviations", unit="standard deviation", ends="_deviation"),
-    Panel(title="slots", unit="raw value", scale="log"),
     Panel(title="norms of gradients", unit="Euclidean norm", begins="gradient_", scale="log"),
+    Panel(title="slots", unit="raw value", scale="log"),
 )  # fmt: skip
-SLOTS = 4
-"""Which of them takes what no other does."""
+"""The last takes what no other does."""
+CROWD = 5
+"""Lines beyond which the legend stands beside a plot."""
 
 
 def panels_of(rows: Sequence[Mapping[str, Any]]) -> list[tuple[Panel, list[str]]]:
@@ -77,8 +79,8 @@ def panels_of(rows: Sequence[Mapping[str, Any]]) -> list[tuple[Panel, list[str]]
     for name in dict.fromkeys(name for row in rows for name in row):
         if name in COLUMNS or name.startswith("test_"):
             continue
-        panel = next((panel for panel in PANELS if panel.takes(name)), PANELS[SLOTS])
-        if panel is not PANELS[SLOTS] or all(name in row for row in rows):
+        panel = next((panel for panel in PANELS if panel.takes(name)), PANELS[-1])
+        if panel is not PANELS[-1] or all(name in row for row in rows):
             found[panel.title].append(name)
     return [(panel, found[panel.title]) for panel in PANELS if found[panel.title]]
 
@@ -90,19 +92,20 @@ def line_of(rows: Sequence[Mapping[str, Any]], name: str, unit: float) -> Float6
     return np.array(points[first:], dtype=np.float64).reshape(-1, 2)
 
 
-def robust_limits(values: Float64, scale: str, level: float | None = None) -> tuple[float, float]:
-    """Where an axis begins and ends: the 1st and the 99th percentile with some room, and a level that it shows.
+def robust_limits(lines: Sequence[Float64], scale: str, level: float | None = None) -> tuple[float, float]:
+    """Where an axis begins and ends: with some room, from the least 1st to the largest 99th percentile of its lines.
 
     Args:
-        values: finite, one at least. scale: "linear", "log" or "symlog".
+        lines: (n,) finite each, one value at least. scale: "linear", "log" or "symlog". level: shown, too.
 
     Example:
-        >>> robust_limits(np.array([*[1.0] * 50, *[2.0] * 50, 900.0]), "linear")
+        >>> robust_limits([np.array([*[1.0] * 50, *[2.0] * 50, 900.0])], "linear")
         (0.92, 2.08)
     """
-    low, high = (float(each) for each in np.quantile(values, (0.01, 0.99), method="nearest"))
-    if level is not None:
-        low, high = min(low, float(level)), max(high, float(level))
+    ends = [np.quantile(line, (0.01, 0.99), method="nearest") for line in lines] + [np.array(level)] * (
+        level is not None
+    )
+    low, high = float(min(each.min() for each in ends)), float(max(each.max() for each in ends))
     if scale == "log":
         room = max((high / low) ** 0.08, 1.05)
         return low / room, high * room
@@ -136,11 +139,16 @@ def draw_panel(
         axes.axhline(panel.level[0], color="0.35", linestyle=(0, (6, 3)), linewidth=0.9, label=panel.level[1])
     notes = [{"log": "log scale", "symlog": "log scale, linear near 0"}.get(scale, "")]
     if len(finite):
-        low, high = robust_limits(finite, scale, panel.level and panel.level[0])
+        inner = [line[np.isfinite(line[:, 1]), 1] for line in lines.values() if len(line)]
+        low, high = robust_limits(inner, scale, panel.level and panel.level[0])
         if scale == "symlog":
             axes.set_yscale("symlog", linthresh=max(float(np.quantile(np.abs(finite), 0.1)), 1e-6))
         elif scale == "log":
             axes.set_yscale("log")
+            few = high < 300.0 * low
+            axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if few else (1.0,)))
+            axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
+            axes.yaxis.set_minor_formatter(NullFormatter())
         axes.set_ylim(low, high)
         outside = int(((values < low) | (values > high)).sum())
         notes.append(f"clipped: {outside} of {len(values):,} values outside" if outside else "")
@@ -150,7 +158,8 @@ def draw_panel(
     axes.set(xlabel=f"pictures seen{word}", ylabel=panel.unit)
     axes.set_title(panel.title + (f" ({told})" if told else ""), fontsize=10, loc="left")
     axes.grid(alpha=0.3)
-    axes.legend(frameon=False, fontsize=8, ncols=1 + (len(lines) > 5) + (len(lines) > 12))
+    beside: dict[str, Any] = {"loc": "center left", "bbox_to_anchor": (1.0, 0.5)} if len(lines) > CROWD else {}
+    axes.legend(edgecolor="none", framealpha=0.7, fontsize=8, **beside)
 
 
 def loss_history(rows: Sequence[Mapping[str, Any]], path: Path, title: str = "") -> None:
@@ -168,16 +177,19 @@ def loss_history(rows: Sequence[Mapping[str, Any]], path: Path, title: str = "")
     found = panels_of(rows)
     if not found:
         raise InvalidValueError(f"{len(rows)} records hold no loss to draw: give rows of 'samples' and figures by name")
-    across = 2 if len(found) > 1 else 1
-    down = -(-len(found) // across)
-    figure = Figure(figsize=(11.4 if across == 2 else 7.6, 3.3 * down + 0.4), layout="constrained")
-    every = figure.subplots(down, across, squeeze=False).ravel()
+    across, slots = min(2, len(found)), found[-1][0] is PANELS[-1]
+    small = found[: len(found) - slots]
+    down = -(-len(small) // across)
+    figure = Figure(figsize=(5.7 * across + 1.9 * (across == 1), 3.3 * (down + slots) + 0.4), layout="constrained")
+    grid = figure.add_gridspec(down + slots, across)
     most = max(float(row["samples"]) for row in rows)
     unit, word = next((unit, word) for least, unit, word in UNITS if most >= least)
-    for axes, (panel, names) in zip(every, found, strict=False):
-        draw_panel(axes, panel, names, rows, unit, word)
-    for axes in every[len(found) :]:
-        axes.set_axis_off()
+    for place, (panel, names) in enumerate(small):
+        last = across > 1 and place == len(small) - 1 and place % across == 0
+        at = grid[place // across, :] if last else grid[place // across, place % across]
+        draw_panel(figure.add_subplot(at), panel, names, rows, unit, word)
+    if slots:
+        draw_panel(figure.add_subplot(grid[down, :]), *found[-1], rows, unit, word)
     if title:
         figure.suptitle(title)
     whole_file(path, lambda written: figure.savefig(written, format="png", dpi=110))
