@@ -29,7 +29,7 @@ def squared_slopes(scores: Tensor, images: Tensor) -> Tensor:
         images: (B, ...) that they came from, with a gradient asked for.
     """
     (slopes,) = torch.autograd.grad(scores.sum(), images, create_graph=True)
-    return slopes.float().square().flatten(1).sum(1)
+    return widened(slopes).square().flatten(1).sum(1)
 
 
 @full_precision

@@ -175,7 +175,7 @@ def perceptual() -> Slot:
 
 
 def hessian(directions: int = 2, step: float = 0.1, reduction: str = "max") -> Slot:
-    """Components of z act on G(F(z)) apart from each other. Late and every 4th step: it makes five pictures of each z."""
+    """Components of z act on G(F(z)) apart from each other. Late and every 4th step: it makes five pictures of each."""
 
     def term(held: Pass) -> Tensor:
         model = held.model
