@@ -123,7 +123,7 @@ def matched_ratio(images: Tensor, reconstructions: Tensor) -> float:
         images, reconstructions: (B, ...), B at least 2, in an order that means nothing.
 
     Raises:
-        InvalidValueError: one picture, or reconstructions that are all right for each other's pictures.
+        InvalidValueError: one picture, or mismatched reconstructions without an error.
 
     Example:
         >>> pictures = torch.tensor([[0.0], [1.0]])
@@ -135,7 +135,9 @@ def matched_ratio(images: Tensor, reconstructions: Tensor) -> float:
     matched = float(squared_errors(images, reconstructions).mean())
     mismatched = float(squared_errors(images, reconstructions.roll(1, 0)).mean())
     if mismatched == 0.0:
-        raise InvalidValueError("all these pictures are the same, so no reconstruction is mismatched: take others")
+        raise InvalidValueError(
+            "reconstructions tell nothing where mismatched ones are perfect too: take other pictures"
+        )
     return matched / mismatched
 
 
