@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
 from fractal_streams.recipes.alae.board import UInt8, board, columns, decoded, encoded, levels, looking, save
+from fractal_streams.recipes.alae.codes import STORED, correlation, speeds as code_speeds, true_speeds
 from fractal_streams.recipes.alae.model import ALAE
 from fractal_streams.recipes.probe import FEWEST, PERIODS, Ridge, r_squared, target
 
@@ -70,7 +73,7 @@ def directions(codes: Tensor, latents: Mapping[str, Tensor], fewest: int = FEWES
     for name, values in latents.items():
         has = values.isfinite()
         here = values[has]
-        if values.ndim != 1 or len(here) < fewest or bool((here == here[0]).all()):
+        if values.ndim != 1 or name in STORED or len(here) < fewest or bool((here == here[0]).all()):
             continue
         rows = codes[has].double()
         cut = len(rows) - max(1, int(UNSEEN * len(rows)))
@@ -190,62 +193,50 @@ def animated(model: ALAE, clips: Tensor | Remade, path: Path, title: str = "", r
     return written
 
 
-@dataclass(frozen=True, eq=False)
-class Speeds:
-    """From frame to frame, (N, T - 1): how far codes move, how far the parameters, and each parameter by name.
+@dataclass(frozen=True, kw_only=True)
+class Followed:
+    """Correlations of the speed in w with the true one; NaN where one of them is constant.
 
-    In deviations: of all codes (root of the mean square distance from their mean), and of each parameter over all
-    frames, a parameter that comes round again by its sine and cosine.
+    steps, ranks: of all steps of all clips, Pearson's and Spearman's. clips: of the clips' means. each: of all steps,
+    with one parameter's alone, by name.
     """
 
-    code: Tensor
-    true: Tensor
-    each: Mapping[str, Tensor]
+    steps: float
+    ranks: float
+    clips: float
+    each: Mapping[str, float]
 
 
-def speeds_of(codes: Tensor, latents: Mapping[str, Tensor]) -> Speeds:
-    """How fast clips move.
+def followed(code: Tensor, latents: Mapping[str, Tensor]) -> Followed:
+    """How far speeds in w follow the parameters'.
 
     Args:
-        codes: (N, T, d). latents: name to (N, T), NaN where a clip has none; what moves in no clip is left out.
+        code: (N, T - 1) lengths of the codes' steps. latents: name to (N, T), NaN where a clip has none.
 
     Raises:
         InvalidValueError: no parameter moves.
 
     Example:
-        >>> there = torch.tensor([[0.0, 1.0, 2.0], [0.0, 3.0, 6.0]])
-        >>> found = speeds_of(there[..., None], {"power": there})
-        >>> bool(torch.isclose(found.code, found.true.float()).all())
-        True
-    """
-    rows = codes.double()
-    spread = (rows - rows.mean((0, 1))).square().sum(2).mean().sqrt().clamp_min(1e-300)
-    code = rows.diff(dim=1).norm(dim=2) / spread
-    each: dict[str, Tensor] = {}
-    for name, values in latents.items():
-        parts = target(name, values.flatten()).unflatten(0, values.shape)
-        has = parts.isfinite().all(2, keepdim=True)
-        count = has.sum().clamp_min(1)
-        filled = parts.where(has, 0.0)
-        centred = (filled - filled.sum((0, 1)) / count).where(has, 0.0)
-        moved = parts.diff(dim=1).nan_to_num(0.0).norm(dim=2)
-        if bool((moved > 0.0).any()):
-            each[name] = moved / (centred.square().sum() / count).sqrt()
-    if not each:
-        raise InvalidValueError("no parameter moves in these clips: take clips of a video stream, with their latents")
-    return Speeds(code, torch.stack([*each.values()]).square().sum(0).sqrt(), each)
-
-
-def correlation(first: Tensor, second: Tensor) -> float:
-    """Pearson's r of two tensors of one shape; 0 where one of them is constant.
-
-    Example:
-        >>> round(correlation(torch.tensor([1.0, 2.0, 3.0]), torch.tensor([2.0, 4.0, 6.0])), 6)
+        >>> place = torch.tensor([[0.0, 1.0, 3.0], [0.0, 3.0, 9.0]])
+        >>> round(followed(place.diff(dim=1), {"power": place}).steps, 6)
         1.0
     """
-    one, two = (each.double().flatten() - each.double().mean() for each in (first, second))
-    size = float(one.norm() * two.norm())
-    return float(one @ two) / size if size > 0.0 else 0.0
+    true, each = true_speeds(latents), {}
+    for name, values in latents.items():
+        with suppress(InvalidValueError):  # of one that does not move
+            each[name] = known_correlation(true_speeds({name: values}), code)
+    return Followed(
+        steps=known_correlation(true, code), ranks=known_correlation(ranks(true), ranks(code)),
+        clips=known_correlation(true.mean(1), code.mean(1)), each=each,
+    )  # fmt: skip
+
+
+def known_correlation(first: Tensor, second: Tensor) -> float:
+    """Pearson's r; NaN where one of them is constant."""
+    try:
+        return correlation(first, second)
+    except InvalidValueError:
+        return math.nan
 
 
 def ranks(values: Tensor) -> Tensor:
@@ -253,7 +244,7 @@ def ranks(values: Tensor) -> Tensor:
     return values.flatten().argsort(stable=True).argsort(stable=True).double()
 
 
-def speeds(model: ALAE, clips: Tensor, latents: Mapping[str, Tensor], path: Path, title: str = "") -> Speeds:
+def speeds(model: ALAE, clips: Tensor, latents: Mapping[str, Tensor], path: Path, title: str = "") -> Followed:
     """The speed in w against the true speed of the parameters, each step of each clip a point; and r by parameter.
 
     Args:
@@ -263,27 +254,28 @@ def speeds(model: ALAE, clips: Tensor, latents: Mapping[str, Tensor], path: Path
         InvalidValueError: no parameter moves.
     """
     with looking(model):
-        codes = encoded(model, clips.flatten(0, 1)).unflatten(0, tuple(clips.shape[:2]))
-    found = speeds_of(codes, latents)
-    code, true = found.code.cpu(), found.true.cpu()
-    pearson, spearman = correlation(true, code), correlation(ranks(true), ranks(code))
-    whole = correlation(true.mean(1), code.mean(1))
+        codes = encoded(model, clips.flatten(0, 1)).unflatten(0, tuple(clips.shape[:2])).double()
+    found = followed(code_speeds(codes), latents)
+    spread = (codes - codes.mean((0, 1))).square().sum(2).mean().sqrt().clamp_min(1e-300)
+    code, true = (code_speeds(codes) / spread).cpu(), true_speeds(latents).cpu()
     figure = Figure(figsize=(10.4, 4.4), layout="constrained")
     left, right = figure.subplots(1, 2, width_ratios=(1.35, 1.0))
     left.scatter(true.flatten(), code.flatten(), s=8, color="C0", alpha=0.3, linewidths=0, label="a step")
     left.scatter(true.mean(1), code.mean(1), s=22, color="C3", edgecolors="w", linewidths=0.5, label="a clip's mean")
     left.set(
         xlabel="true speed of all parameters, deviations a frame", ylabel="speed in w, deviations a frame",
-        title=f"r {pearson:.2f}, rank {spearman:.2f}; of clips' means {whole:.2f}", xlim=(0, None), ylim=(0, None),
+        xlim=(0, None), ylim=(0, None),
     )  # fmt: skip
+    left.set_title(f"r {found.steps:.2f}, rank {found.ranks:.2f}; of clips' means {found.clips:.2f}", fontsize=11)
     left.grid(alpha=0.3)
-    left.legend(frameon=False, fontsize=8)
-    bars = sorted(((correlation(speed.cpu(), code), name) for name, speed in found.each.items()))
-    names = [name.replace("_", " ") for _, name in bars]
-    right.barh(names, [value for value, _ in bars], color=["C0" if value >= 0 else "C1" for value, _ in bars])
+    left.legend(edgecolor="none", framealpha=0.7, fontsize=8)
+    bars = sorted((value, name.replace("_", " ")) for name, value in found.each.items() if math.isfinite(value))
+    right.barh([name for _, name in bars], [value for value, _ in bars], 0.6, color="C0")
     for row, (value, _) in enumerate(bars):
         right.text(max(value, 0.0) + 0.02, row, f"{value:.2f}", va="center", fontsize=8)
-    right.set(xlabel="r of the speed in w with one parameter's", xlim=(min(0.0, *(v for v, _ in bars)) - 0.02, 1.08))
+    right.axvline(0.0, color="0.4", linewidth=0.8)
+    right.set(xlabel="r of the speed in w", xlim=(min([-0.02, *(value - 0.04 for value, _ in bars)]), 1.1))
+    right.set_title("one parameter at a time", fontsize=11)
     right.grid(axis="x", alpha=0.3)
     if title:
         figure.suptitle(title)

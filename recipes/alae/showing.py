@@ -9,7 +9,7 @@ if settings.evaluates(record.step):
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -75,16 +75,17 @@ class Showing:
         """Those of held-out streams.
 
         Args:
-            stream: of the test split, in [-1, 1]; of one that makes clips, the first frames are the stills.
+            stream: of the test split, in [-1, 1]; of one that makes clips, the first frames of a quarter as many are
+                the stills.
             video: of clips in [-1, 1], as large as the stills. stills, clips: how many. val_seed: which.
             device: of the model; None leaves them where the streams make them.
         """
-        count = stills if len(stream.generate(range(0)).images.shape) < 5 else clips
-        (found,) = held_out(stream, count, count, val_seed)
-        moving = found if found.images.ndim == 5 else None
-        if moving is not None:
-            firsts = {name: values[:, 0] for name, values in found.latents.items()}
-            found = Batch(found.index, found.images[:, 0], found.labels, firsts)
+        if stream.generate(range(0)).images.ndim == 5:
+            several = [*held_out(stream, max(clips, stills // 4), clips, val_seed)]
+            found, moving = first_frames(several), several[0]
+        else:
+            (found,) = held_out(stream, max(COLUMNS, stills // stream.cost), stills, val_seed)
+            moving = None
         if video is not None:
             (moving,) = held_out(video, clips, clips, val_seed)
         if device is not None:
@@ -162,6 +163,15 @@ class Showing:
         written["animation"] = explore.animated(model, made, place / "clips.mp4", words)
         explore.speeds(model, images, self.clips.latents, written["speeds"], f"{words}: speeds of clips")
         return written
+
+
+def first_frames(batches: Sequence[Batch]) -> Batch:
+    """The first frames of clips, with the parameters that they have then."""
+    return Batch(
+        torch.cat([batch.index for batch in batches]), torch.cat([batch.images[:, 0] for batch in batches]),
+        torch.cat([batch.labels for batch in batches]),
+        {name: torch.cat([batch.latents[name][:, 0] for batch in batches]) for name in batches[0].latents},
+    )  # fmt: skip
 
 
 @contextmanager
