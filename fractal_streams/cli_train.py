@@ -31,6 +31,7 @@ RECIPES = {
     "resnet": Recipe(module="resnet", line="A residual network learns the classes of a stream."),
     "vae": Recipe(module="vae", line="A variational autoencoder: rate, distortion, and what its latents know."),
     "diffusion": Recipe(module="diffusion", line="A diffusion model draws pictures of each class."),
+    "alae": Recipe(module="alae.train", line="An adversarial latent autoencoder, with slots for terms of the loss."),
     "transfer": Recipe(module="transfer", line="Pretrain on fractals, fine-tune on pictures of your own."),
     "finite-vs-endless": Recipe(module="finite_vs_endless", line="The same training on finite sets and without end."),
     "scaling": Recipe(module="scaling_table", line="Loss against compute for several widths, with the fit."),

@@ -212,7 +212,7 @@ class Loop:
         self.average: nn.Module = Average(self.network, settings.ema) if settings.ema else self.network
         for group in optimizer.param_groups:
             group.setdefault("initial_lr", group["lr"])
-        self.model, self.optimizer = accelerator.prepare(self.network, optimizer)
+        self.model, self.optimizer = self._prepared(optimizer)
         self.loader = Loader(
             source, settings.batch_size // shares, workers=settings.workers, fields=fields, transform=transform
         )
@@ -221,6 +221,10 @@ class Loop:
         self.interrupted = False
         if accelerator.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(accelerator.device)
+
+    def _prepared(self, optimizer: torch.optim.Optimizer) -> tuple[nn.Module, torch.optim.Optimizer]:
+        """The model as ranks share it, and compiled if asked for; and its optimizer."""
+        return self.accelerator.prepare(self.network, optimizer)  # type: ignore[no-any-return]
 
     def __iter__(self) -> Iterator[Record]:
         self._refuse_interrupted()

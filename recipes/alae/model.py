@@ -46,7 +46,7 @@ SIZES = {
     "m-64": Size(image_size=64, narrow=64, wide=256, code_size=256, projector=8),
     "mlp": Size(image_size=28, narrow=1024, wide=1024, code_size=50, projector=6),
 }
-"""Of 0.45, 1.8, 7.6 and 10.3 million weights; "mlp" is that of permutation-invariant MNIST (the paper's section 6.1)."""
+"""Of 0.45, 1.8, 7.6 and 10.3 million weights; "mlp" is that of permutation-invariant MNIST (section 6.1)."""
 MLP_DEPTH = 2
 
 

@@ -1,0 +1,276 @@
+"""The updates of a step: D∘E against G∘F, G∘F against D∘E, latent reciprocity; and the slots' terms with them.
+
+The first two are a GAN's with the non-saturating loss and R1 (Mescheder et al. 2018). The third asks that E finds the
+code again that G made a picture of: mean (F(z) - E(G(F(z))))^2, the target without a gradient (ALAE, algorithm 1).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from fractal_streams.recipes.alae.layers import halved
+from fractal_streams.recipes.alae.model import ALAE, NETWORKS
+from fractal_streams.recipes.alae.penalties import gradient_penalty
+from fractal_streams.recipes.alae.priors import Prior
+from fractal_streams.recipes.alae.slots import Pass, Slot
+
+from fractal_streams import Batch
+from fractal_streams.errors import missing_extra
+
+try:
+    import torch
+    from accelerate import Accelerator
+    from torch import Tensor, nn
+    from torch.nn import functional
+except ImportError as error:
+    raise missing_extra(str(error.name), "recipes") from None
+
+BETAS = (0.0, 0.99)
+SHARED = ("encoder", "generator")
+"""The optimizers of the first two updates."""
+RECIPROCITY = {"paper": ("encoder", "generator"), "code": ("encoder", "generator", "projector")}
+"""What the third update moves: as in the paper, or as in its authors' code, where F follows too."""
+Term = tuple[Tensor, tuple[str, ...]]
+"""A weighted scalar, and the networks that follow it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rules:
+    """How a step is made.
+
+    gamma: of R1. r1_every: steps from one R1 to the next; it is multiplied by as many. mixing: share of pictures with
+    the styles of two codes. reciprocity: of `RECIPROCITY`; reciprocity_weight: multiplies it. separate: the third
+    update has an optimizer of its own, whose steps are of full length whatever the weight; else it takes those of the
+    first two, and the weight counts.
+    """
+
+    lr: float = 1.5e-3
+    gamma: float = 10.0
+    r1_every: int = 1
+    mixing: float = 0.9
+    reciprocity: str = "code"
+    reciprocity_weight: float = 1.0
+    separate: bool = False
+    clip: float | None = None
+
+
+class Optimisers:
+    """Adams by name, as one optimizer whose state can be saved."""
+
+    def __init__(self, parts: Mapping[str, torch.optim.Optimizer]) -> None:
+        self.parts = dict(parts)
+
+    @property
+    def param_groups(self) -> list[dict[str, Any]]:
+        return [group for part in self.parts.values() for group in part.param_groups]
+
+    def state_dict(self) -> dict[str, Any]:
+        return {name: part.state_dict() for name, part in self.parts.items()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        for name, part in self.parts.items():
+            part.load_state_dict(state[name])
+
+    def forget(self) -> None:
+        """Begin anew, as behind a change of what the networks are."""
+        for part in self.parts.values():
+            part.state.clear()
+
+
+@dataclass(eq=False)
+class Updates:
+    """The updates of a step.
+
+    Args:
+        model: with its first weights, on its device. prior: draws z. slots: terms beside the three.
+        others: "head" and "critic", where a slot wants them; they follow E's optimizer.
+    """
+
+    model: ALAE
+    prior: Prior
+    rules: Rules
+    accelerator: Accelerator
+    slots: Sequence[Slot] = ()
+    others: Mapping[str, nn.Module] = field(default_factory=dict)
+    told: dict[str, Tensor] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        named = {name: getattr(self.model, name) for name in NETWORKS}
+        self.networks: dict[str, nn.Module] = {**named, **self.others}
+        groups = {"encoder": ("encoder", "discriminator", *self.others), "generator": ("generator", "projector")}
+        if self.rules.separate:
+            groups["reciprocity"] = self.moved_in("reciprocity", RECIPROCITY[self.rules.reciprocity])
+        if own := self.moved_in("own"):
+            groups["own"] = own
+        fast = {"fused": self.accelerator.device.type == "cuda"}
+        self.optimisers = Optimisers({
+            name: torch.optim.Adam(self.weights(networks), lr=self.rules.lr, betas=BETAS, eps=1e-8, **fast)
+            for name, networks in groups.items()
+        })  # fmt: skip
+        unknown = torch.full((), torch.nan, device=self.accelerator.device)
+        self.told = dict.fromkeys(("r1", *(slot.name for slot in self.slots)), unknown)
+
+    def moved_in(self, update: str, moves: Sequence[str] = ()) -> tuple[str, ...]:
+        """Networks that an update moves, with its slots."""
+        moved = {*moves, *(name for slot in self.slots if slot.update == update for name in slot.moves)}
+        return tuple(name for name in self.networks if name in moved)
+
+    def weights(self, networks: Sequence[str]) -> list[nn.Parameter]:
+        return [weight for name in networks for weight in self.networks[name].parameters()]
+
+    def step(self, batch: Batch, step: int, seen: int) -> dict[str, Tensor]:
+        """One step on a batch; raw values by name, still on the device.
+
+        Args:
+            batch: tensors, pictures in [-1, 1]. step: from 0 on. seen: images before it.
+        """
+        images, clips = self.pictures(batch)
+        due = [slot for slot in self.slots if slot.due(step, seen)]
+        self.discriminate(self.passed(batch, images, clips), due, step, seen)
+        self.generate(self.passed(batch, images, clips), due, seen)
+        self.reciprocate(self.passed(batch, images, clips), due, seen)
+        if own := [slot for slot in due if slot.update == "own"]:
+            held = self.passed(batch, images, clips)
+            with self.moving((), own):
+                self.move(self.terms(held, own, seen), ("own",))
+        parts = ("discriminator", "generator", "reciprocity")
+        return {"loss": torch.stack([self.told[name] for name in parts]).sum(), **self.told}
+
+    def pictures(self, batch: Batch) -> tuple[Tensor, tuple[int, int] | None]:
+        """The batch's pictures one by one, as large as the model has grown, and how clips lie in them."""
+        images, clips = batch.images.float(), None
+        if images.dim() == 5:
+            clips = (images.shape[0], images.shape[1])
+            images = images.flatten(0, 1)
+        while not self.model.flat and images.shape[-1] > self.model.image_size:
+            images = halved(images)
+        if self.model.blending:
+            coarse = functional.interpolate(halved(images), scale_factor=2.0, mode="nearest")
+            images = torch.lerp(coarse, images, self.model.blend)
+        return images, clips
+
+    def passed(self, batch: Batch, images: Tensor, clips: tuple[int, int] | None) -> Pass:
+        draws = self.prior.draw(batch, self.model)
+        return Pass(self.model, batch, images, draws, clips, self.others.get("head"), self.others.get("critic"))
+
+    def mixed(self, held: Pass) -> Tensor:
+        """Styles of a pass: of some pictures, the finer ones are those of a second draw (StyleGAN, section 3.1)."""
+        styles = self.model.styles(held.codes)
+        places, rows = self.model.num_styles, len(held.codes)
+        if self.rules.mixing == 0.0 or places == 1:
+            return styles
+        device = styles.device
+        second = self.model.styles(self.model.project(self.prior.draw(held.batch, self.model)))
+        cut = torch.randint(1, places + 1, (rows, 1), device=device)
+        cut = torch.where(torch.rand(rows, 1, device=device) < self.rules.mixing, cut, places)
+        first = torch.arange(places, device=device) < cut
+        return torch.where(first[..., None], styles, second)
+
+    def discriminate(self, held: Pass, due: Sequence[Slot], step: int, seen: int) -> None:
+        slots = [slot for slot in due if slot.update == "discriminator"]
+        moves = ("encoder", "discriminator")
+        with self.moving(moves, slots), self.accelerator.autocast():
+            with torch.no_grad():
+                fakes = self.model.decode(self.mixed(held))
+                self.model.remember(held.codes)
+            real, fake = self.model.score(self.model.encode(torch.cat([held.images, fakes]))).chunk(2)
+            loss = functional.softplus(fake).mean() + functional.softplus(-real).mean()
+            terms = [(loss, moves), *self.terms(held, slots, seen)]
+        if self.rules.gamma and step % self.rules.r1_every == 0:
+            with self.moving(moves, ()):
+                penalty = gradient_penalty(self.plain_score, held.images, self.rules.gamma)
+            terms.append((penalty * self.rules.r1_every, moves))
+            self.tell(r1=penalty)
+        self.tell(discriminator=loss, real_score=real.mean(), fake_score=fake.mean())
+        self.tell(real_deviation=deviation(held.images), fake_deviation=deviation(fakes))
+        self.move(terms, normed=moves)
+
+    def plain_score(self, images: Tensor) -> Tensor:
+        """D(E(x)) in float32 and as it was written: what a compiler made can't be differentiated twice."""
+        model = self.model
+        with torch.autocast(images.device.type, enabled=False):
+            return model.score(model.encoder.forward(images, model.level, model.blend if model.blending else None))
+
+    def generate(self, held: Pass, due: Sequence[Slot], seen: int) -> None:
+        slots = [slot for slot in due if slot.update == "generator"]
+        moves = ("generator", "projector")
+        with self.moving(moves, slots), self.accelerator.autocast():
+            score = self.model.score(self.model.encode(self.model.decode(self.mixed(held))))
+            loss = functional.softplus(-score).mean()
+            terms = [(loss, moves), *self.terms(held, slots, seen)]
+        self.tell(generator=loss)
+        self.move(terms, normed=moves)
+
+    def reciprocate(self, held: Pass, due: Sequence[Slot], seen: int) -> None:
+        slots = [slot for slot in due if slot.update == "reciprocity"]
+        moves = RECIPROCITY[self.rules.reciprocity]
+        with self.moving(moves, slots), self.accelerator.autocast():
+            codes = held.codes.detach()
+            loss = functional.mse_loss(held.fake_codes.float(), codes)
+            terms = [(loss * self.rules.reciprocity_weight, moves), *self.terms(held, slots, seen)]
+        spread = (codes - codes.mean(0)).square().mean()
+        self.tell(reciprocity=loss, relative_reciprocity=loss / (spread + 1e-12), code_deviation=spread.sqrt())
+        self.move(terms, ("reciprocity",) if self.rules.separate else SHARED)
+
+    def terms(self, held: Pass, slots: Sequence[Slot], seen: int) -> list[Term]:
+        found = []
+        with self.accelerator.autocast():
+            for slot in slots:
+                value = slot.term(held)
+                self.tell(**{slot.name: value})
+                found.append((value * (slot.weight * slot.share(seen)), slot.moves))
+        return found
+
+    @contextmanager
+    def moving(self, moves: Sequence[str], slots: Sequence[Slot]) -> Iterator[None]:
+        """Gradients for these networks and those that the slots move, and for no other."""
+        wanted = {*moves, *(name for slot in slots for name in slot.moves)}
+        still = [network for name, network in self.networks.items() if name not in wanted]
+        for network in still:
+            network.requires_grad_(False)
+        try:
+            yield
+        finally:
+            for network in still:
+                network.requires_grad_(True)
+
+    def move(self, terms: Sequence[Term], optimisers: Sequence[str] = SHARED, normed: Sequence[str] = ()) -> None:
+        """Adds up the gradients, each for the networks of its term, and lets the optimizers step."""
+        totals: dict[tuple[str, ...], Tensor] = {}
+        for value, moves in terms:
+            totals[moves] = value if moves not in totals else totals[moves] + value
+        for number, (moves, value) in enumerate(totals.items(), 1):
+            value.backward(inputs=self.weights(moves), retain_graph=number < len(totals))
+        moved = list(dict.fromkeys(name for moves in totals for name in moves))
+        weights = [weight for weight in self.weights(moved) if weight.grad is not None]
+        self.share(weights)
+        if self.rules.clip is not None:
+            nn.utils.clip_grad_norm_(weights, self.rules.clip)
+        for name in normed:
+            gradients = [weight.grad for weight in self.networks[name].parameters() if weight.grad is not None]
+            self.tell(**{f"gradient_{name}": nn.utils.get_total_norm(gradients)})
+        for name in optimisers:
+            self.optimisers.parts[name].step()
+        for weight in weights:
+            weight.grad = None
+
+    def share(self, weights: Sequence[nn.Parameter]) -> None:
+        """Makes gradients the mean over the ranks."""
+        if self.accelerator.num_processes > 1:
+            gradients = [weight.grad for weight in weights if weight.grad is not None]
+            flat = torch.cat([each.flatten() for each in gradients])
+            torch.distributed.all_reduce(flat)
+            flat /= self.accelerator.num_processes
+            for each, part in zip(gradients, flat.split([each.numel() for each in gradients]), strict=True):
+                each.copy_(part.view_as(each))
+
+    def tell(self, **values: Tensor) -> None:
+        self.told |= {name: value.detach().float() for name, value in values.items()}
+
+
+def deviation(images: Tensor) -> Tensor:
+    """Of each pixel over a batch, the mean of all: 0 of pictures that are all the same."""
+    return images.detach().float().std(0).mean()
