@@ -174,8 +174,12 @@ def perceptual() -> Slot:
     return Slot(name="perceptual", term=term, moves=AUTOENCODER, weight=0.2)
 
 
-def hessian(directions: int = 2, step: float = 0.1, reduction: str = "max") -> Slot:
-    """Components of z act on G(F(z)) apart from each other. Late and every 4th step: it makes five pictures of each."""
+def hessian(directions: int = 2, step: float = 0.1, reduction: str = "mean") -> Slot:
+    """Components of z act on G(F(z)) apart from each other. Late and every 4th step: it makes five pictures of each.
+
+    The weight is far below the usual 0.1: of 256 components, and pictures of deviation 0.4, the kinks of an untrained
+    G's rectifiers alone make a mean of 300 and a maximum of 7,000.
+    """
 
     def term(held: Pass) -> Tensor:
         model = held.model
@@ -184,7 +188,7 @@ def hessian(directions: int = 2, step: float = 0.1, reduction: str = "max") -> S
         )
 
     return Slot(
-        name="hessian", term=term, moves=("generator", "projector"), weight=0.1, update="generator", every=4,
+        name="hessian", term=term, moves=("generator", "projector"), weight=0.001, update="generator", every=4,
         start=1_000_000, warmup=500_000,
     )  # fmt: skip
 
