@@ -25,6 +25,7 @@ from fractal_streams.errors import InvalidValueError, missing_extra, unknown_nam
 
 try:
     import torch
+    from fractal_streams.recipes.alae.layers import halved
     from torch import Tensor, nn
 except ImportError as error:
     raise missing_extra(str(error.name), "recipes") from None
@@ -35,12 +36,18 @@ WIDEST = 32
 """Numbers of a latent for one picture; what has more, such as a map of its pixels, is no parameter."""
 KNOTS = 129
 """Of the ranks of a latent whose values lie decades apart."""
+HALVES = (torch.bfloat16, torch.float16)
 PLACES = frozenset(("item", "top", "left", "flip"))
 """Latents that say where a stored picture was cut, and nothing of how it came to be."""
 
 
 class Coder(Protocol):
-    """What a prior needs of the model."""
+    """What a prior needs of the model; `image_size` only where it is not flat."""
+
+    flat: bool
+
+    @property
+    def image_size(self) -> int: ...
 
     def encode(self, pictures: Tensor, /) -> Tensor:
         """(B, 3, N, N) to (B, code_size)."""
@@ -84,7 +91,7 @@ class Gaussian(Prior):
 
 
 class Codes(Prior):
-    """E's codes of other pictures of the batch: what F is given is a picture that was seen.
+    """E's codes of other pictures of the batch, in the batch's precision: what F is given is a picture that was seen.
 
     Source: CALAE, where encoded pictures, not noise, go into the projector.
     """
@@ -95,8 +102,13 @@ class Codes(Prior):
 
     @torch.no_grad()
     def draw(self, batch: Batch, model: Coder) -> Tensor:
-        images = batch.images.flatten(0, 1) if frames(batch) else batch.images
-        return model.encode(images).float()[others(batch)]
+        form = batch.images.dtype  # what autocast casts under no_grad must not be kept for E's own update
+        half = torch.autocast(batch.images.device.type, form, enabled=form in HALVES, cache_enabled=False)
+        images = batch.images.float().flatten(0, 1) if frames(batch) else batch.images.float()
+        while not model.flat and images.shape[-1] > model.image_size:
+            images = halved(images)
+        with half:
+            return model.encode(images).float()[others(batch)]
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

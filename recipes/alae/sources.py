@@ -69,9 +69,13 @@ class SourceSettings(DataSettings):
             if (value := getattr(self, name)) != defaults[name]:
                 where = "of a preset, and data is given" if self.data else "of data, and none is given"
                 raise InvalidValueError(f"{name}={value!r} is {where}: leave it out")
-        size = self.image_size or STORED_SIZE
         if self.pack_height is not None and self.crop_size is not None:
             raise InvalidValueError("pack_height and crop_size both say how far data is reduced: give one of them")
+        if self.image_size is not None:
+            self.refuse_reductions(self.image_size)
+
+    def refuse_reductions(self, size: int) -> None:
+        """An `InvalidValueError` if data that is reduced as asked does not come to pictures of this size."""
         if self.pack_height is not None and self.pack_height < size:
             raise InvalidValueError(f"pack_height must be at least image_size={size}, got {self.pack_height}")
         if self.crop_size is not None and self.crop_size % size:
@@ -180,6 +184,7 @@ def of_data(settings: SourceSettings, split: str, device: Any, dtype: str) -> St
 def packed(settings: SourceSettings) -> Pack:
     """The data, decoded and reduced once, and found in the cache from then on."""
     size = settings.image_size or STORED_SIZE
+    settings.refuse_reductions(size)
     asked: dict[str, Any] = {
         "pack_height": settings.pack_height, "skip": settings.skip or None,
         "minimum_change": settings.minimum_change or None,

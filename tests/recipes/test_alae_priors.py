@@ -26,7 +26,8 @@ from fractal_streams.recipes.alae.priors import (
 from fractal_streams.recipes.alae.sources import SourceSettings, opened_source
 from fractal_streams.recipes.data import held_out
 from fractal_streams.recipes.probe import PERIODS
-from torch import Tensor
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 
 from fractal_streams import Batch, Mixture, StoredStream, open_stream
 from fractal_streams.errors import InvalidValueError, UnknownNameError
@@ -38,11 +39,13 @@ TESTED = 1500
 class Mirror:
     """An encoder whose code of a picture is its first pixel and what it was asked to encode."""
 
-    def __init__(self) -> None:
-        self.weight = torch.ones((), requires_grad=True)
+    flat = False
+
+    def __init__(self, image_size: int = 8) -> None:
+        self.weight, self.image_size = torch.ones((), requires_grad=True), image_size
 
     def encode(self, pictures: Tensor) -> Tensor:
-        assert pictures.dim() == 4
+        assert pictures.shape[1:] == (3, self.image_size, self.image_size)
         return pictures[:, :, 0, 0] * self.weight
 
 
@@ -209,6 +212,36 @@ def test_codes_carry_no_gradient_and_are_those_of_the_model() -> None:
     assert model.encode(batch.images).requires_grad
 
 
+class Linear(Mirror):
+    """An encoder with weights of its own."""
+
+    def __init__(self) -> None:
+        super().__init__(4)
+        self.layer = nn.Linear(48, 5)
+
+    def encode(self, pictures: Tensor) -> Tensor:
+        return self.layer(pictures.flatten(1))
+
+
+def test_codes_are_of_pictures_as_large_as_the_model_has_grown() -> None:
+    torch.manual_seed(0)
+    batch, model = Batch(torch.arange(3), torch.randn(3, 3, 16, 16), torch.arange(3), {}), Linear()
+    drawn = Codes(5).draw(batch, model)
+    small = nn.functional.avg_pool2d(batch.images, 4)
+    nearest = torch.cdist(drawn, model.encode(small)).min(1)
+    assert nearest.values.max() < 1e-5 and (nearest.indices != torch.arange(3)).all()
+
+
+def test_codes_in_half_precision_leave_the_encoder_its_gradient() -> None:
+    """Autocast keeps casts of weights; one that was made without gradient would serve the update behind it."""
+    batch, model = Batch(torch.arange(4), torch.randn(4, 3, 4, 4).bfloat16(), torch.arange(4), {}), Linear()
+    with torch.autocast("cpu", torch.bfloat16):
+        drawn = Codes(5).draw(batch, model)
+        model.encode(batch.images).sum().backward()
+    assert drawn.dtype == torch.float32 and torch.equal(drawn, drawn.bfloat16().float())
+    assert model.layer.weight.grad is not None and model.layer.weight.grad.abs().max() > 0
+
+
 def test_draws_of_parameters_are_rows_of_other_pictures() -> None:
     prior, batch = held("fractal-video", 6, clip_length=4)
     own = prior.own(batch)
@@ -246,20 +279,16 @@ def test_draws_follow_torch_s_seed_and_nothing_else(families: Any) -> None:
 
 
 def test_draws_look_at_no_value(families: Any) -> None:
-    """Tensors of the meta device have none: whatever reads one on the host fails there."""
+    """Tensors without values: whatever reads one on the host fails."""
     prior, batch = families
-    empty = Batch(*(part.to("meta") for part in (batch.index, batch.images, batch.labels)),
-                  {name: values.to("meta") for name, values in batch.latents.items()})  # fmt: skip
-    with pytest.raises((RuntimeError, NotImplementedError)):
-        empty.images.mean().item()
-    moved = Parameters(prior.columns, prior.shift, prior.spread, prior.knots).to("meta")
-    for each, width in ((Gaussian(8), 8), (Codes(3), 3), (moved, prior.size)):
-        assert each.draw(empty, Mirror() if width != 3 else MetaMirror()).shape == (TESTED, width)
-
-
-class MetaMirror(Mirror):
-    def __init__(self) -> None:
-        self.weight = torch.ones((), device="meta", requires_grad=True)
+    model = Mirror()
+    with FakeTensorMode(allow_non_fake_inputs=True) as mode:
+        empty = Batch(*(mode.from_tensor(part) for part in (batch.index, batch.images, batch.labels)),
+                      {name: mode.from_tensor(values) for name, values in batch.latents.items()})  # fmt: skip
+        with pytest.raises(DataDependentOutputException):
+            float(empty.images.mean())
+        for each, width in ((Gaussian(8), 8), (Codes(3), 3), (prior, prior.size)):
+            assert each.draw(empty, model).shape == (TESTED, width)
 
 
 def test_constants_go_with_the_weights(families: Any) -> None:

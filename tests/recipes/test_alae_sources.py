@@ -208,9 +208,12 @@ def test_frames_are_parted_with_a_clip_at_least_in_each() -> None:
         ({"preset": "kali", "skip": 2}, "skip=2 is of data, and none is given: leave it out"),
         ({"preset": "kali", "crop_size": 512}, "crop_size=512 is of data, and none is given"),
         ({"data": "photos", "max_iter": 9}, "max_iter=9 is of a preset, and data is given: leave it out"),
-        ({"data": "photos", "crop_size": 500}, "multiple of image_size=64, got 500: 512 is the nearest"),
+        (
+            {"data": "photos", "image_size": 64, "crop_size": 500},
+            "multiple of image_size=64, got 500: 512 is the nearest",
+        ),
         ({"data": "photos", "crop_size": 128, "pack_height": 128}, "give one of them"),
-        ({"data": "photos", "pack_height": 32}, "pack_height must be at least image_size=64, got 32"),
+        ({"data": "photos", "image_size": 64, "pack_height": 32}, "pack_height must be at least image_size=64, got 32"),
         ({"held_out_share": 0.5}, r"held_out_share must be a finite number in \[1e-06, 0.4\], got 0.5"),
         ({"clip_length": 1}, "clip_length must be a whole number from 2 to 4096, got 1"),
         ({"flip": "left"}, "flip must be one of 'none', 'horizontal', 'vertical', 'both', got 'left'"),
@@ -227,6 +230,7 @@ def test_settings_that_contradict_are_refused(settings: dict[str, Any], said: st
         ({"data": "folder", "skip": 1}, "skip=1 is of videos, and .*folder is a folder: leave it out"),
         ({"data": "same.zip", "clip_length": 2}, "clip_length=2 is of videos, and .*same.zip is a zip: leave it out"),
         ({"data": "few", "held_out_share": 0.01}, "none of the 3 pictures or videos of .*few falls to split='test'"),
+        ({"data": "folder", "image_size": None, "crop_size": 96}, "multiple of image_size=64, got 96: 128 is the near"),
         ({"data": "nowhere"}, "nothing at .*nowhere: give a folder, a zip, tar shards, a video"),
         ({"preset": "trainability-tiles", "clip_length": 2}, "preset='trainability-tiles' has no clips: let"),
         ({"preset": "trainability-tiles", "max_iter": 5}, "has no max_iter to choose: let it be none"),
@@ -236,7 +240,7 @@ def test_what_a_source_can_t_do_is_refused(settings: dict[str, Any], said: str, 
     if "data" in settings:
         settings = {**settings, "data": str(place / settings["data"]), "cache": place / "cache"}
     with pytest.raises(InvalidValueError, match=said):
-        opened_source(SourceSettings(image_size=8, **settings), "test", "cpu")
+        opened_source(SourceSettings(**{"image_size": 8, **settings}), "test", "cpu")
 
 
 def test_small_pictures_are_named_or_left_out(place: Path) -> None:
