@@ -38,6 +38,7 @@ try:
     )
     from fractal_streams.recipes.loop import seeded
     from torch import Tensor
+    from torch.nn import functional
 except ImportError as error:
     raise missing_extra(str(error.name), "recipes") from None
 
@@ -98,7 +99,8 @@ def examined(
     """All measures of a model; what a stream has no labels, parameters or clips for is left out, with the reason.
 
     Args:
-        model: of the stream's pictures; the average of weights, if one is kept. It is left in the mode it was in.
+        model: of the stream's pictures; the average of weights, if one is kept. It is left in the mode it was in. For
+            one that makes smaller pictures, as it has not grown up, they are reduced: give it no `own` features then.
         stream: of the test split, with pictures in [-1, 1] (mean and std 0.5), or clips of them.
         samples: pictures of each of two halves: one is reconstructed and compared, the other is for floors and fits.
         own: features of a classifier of this stream, see `own_features`.
@@ -112,11 +114,12 @@ def examined(
             makes values that are no numbers.
     """
     device = next(model.parameters()).device
-    known, clips = halves(stream, samples, val_seed, device)
-    known, test = codes_of.stills(known), codes_of.stills(clips)
-    findings, networks = Findings(), {"random": random_features(0, device), "own": own}
     with looking(model, untrained, device):
         seeded("examination", seed)
+        edge = model.decode(model.project(torch.randn(2, model.prior_size, device=device))).shape[-1]
+        known, clips = (reduced(each, edge) for each in halves(stream, samples, val_seed, device))
+        known, test = codes_of.stills(known), codes_of.stills(clips)
+        findings, networks = Findings(), {"random": random_features(0, device), "own": own}
         made = made_by(model, known, test, prior, batch_size)
         sets = {"": made.fakes, "_reconstructions": made.reconstructions}
         take_distances(findings, sets, test.images, networks)
@@ -147,6 +150,15 @@ def looking(model: Model, untrained: Model | None, device: torch.device) -> Iter
     finally:
         for each, mode in zip(models, modes, strict=True):
             each.train(mode)
+
+
+def reduced(look: Look, edge: int) -> Look:
+    """With pictures of the size that a model which has not grown up makes: means of whole boxes of pixels."""
+    factor, rest = divmod(look.images.shape[-1], edge)
+    if factor < 2 or rest:
+        return look
+    flat = functional.avg_pool2d(look.images.reshape(-1, *look.images.shape[-3:]), factor)
+    return Look(flat.reshape(*look.images.shape[:-2], *flat.shape[-2:]), look.labels, look.latents)
 
 
 def made_by(model: Model, known: Look, test: Look, prior: Prior | None, batch_size: int) -> Made:

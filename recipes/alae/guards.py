@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 from fractal_streams.recipes.settings import Settings, option
 
@@ -35,6 +36,7 @@ class DiscriminatorWonError(DivergedError):
 class GuardSettings(Settings):
     """When a run is given up."""
 
+    panel: ClassVar[str] = "Guards"
     least_deviation: float = option(0.2, "Share of real pictures' deviation that fakes must keep.", low=0.0, high=1.0)
     collapsed_records: int = option(5, "Records in a row below it that end the run; 0 for none.", low=0)
     least_loss: float = option(0.05, "Of the discriminator, nats, without penalties.", low=0.0)

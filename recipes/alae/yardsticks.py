@@ -8,6 +8,7 @@ mean colour, 8 x 8 boxes, as many principal components. Knowledge without traini
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -150,10 +151,13 @@ def take_nearness(findings: Findings, ways: Mapping[str, Callable[[], Tensor]], 
 
         def measured(suffix: str = suffix, way: Callable[[], Tensor] = way) -> Mapping[str, float | None]:
             found = reconstruction.nearness(test, way())
-            return {
-                f"psnr{suffix}": found.psnr, f"psnr_median{suffix}": found.median_psnr, f"ssim{suffix}": found.ssim,
-                f"spectrum_error{suffix}": found.spectrum_error,
+            told = {
+                "psnr": found.psnr, "psnr_median": found.median_psnr, "ssim": found.ssim,
+                "spectrum_error": found.spectrum_error,
             }  # fmt: skip
+            perfect = {f"{name}{suffix}" for name, value in told.items() if value == math.inf}
+            findings.left_out.update(dict.fromkeys(perfect, "it is infinite: there is no error"))
+            return {f"{name}{suffix}": value for name, value in told.items() if f"{name}{suffix}" not in perfect}
 
         findings.take(f"psnr{suffix}", measured)
     if min(test.shape[-2:]) < reconstruction.WINDOW:
@@ -199,8 +203,8 @@ def take_yardsticks(
 
     ways: dict[str, Callable[[], Tensor]] = {
         "_mean_colour": lambda: reconstruction.mean_colour(test.images),
-        f"_box_{reconstruction.BOX}": lambda: reconstruction.box(test.images),
-        f"_pca_{code_size}": components,
+        "_box": lambda: reconstruction.box(test.images),
+        "_pca": components,
     }
     take_nearness(findings, ways, test.images)
     counts = torch.bincount(test.labels)
