@@ -156,18 +156,26 @@ def board(
     for number, line in enumerate(told):
         draw.text((MARGIN, MARGIN - 3 + number * TITLE_LINE), line, INK, large)
     for x, lines in zip(xs, captions, strict=True):
-        for number, line in enumerate(lines):  # the last line stands just above the tiles
-            draw.text((x, top + (most - len(lines) + number) * LINE), line, FAINT, font)
+        for number, line in enumerate(lines, most - len(lines)):  # the last line stands just above the tiles
+            draw.text((x, top + number * LINE), line, FAINT, font)
     for y, name in zip(ys, names, strict=False):
         draw.text((left - GAP, y + tall // 2), name, FAINT, font, anchor="rm")
     for y, row in zip(ys, rows, strict=True):
         for x, tile in zip(xs, row, strict=True):
-            if isinstance(tile, str):
-                words = "\n".join(wrapped(tile, font, wide))
-                draw.text((x + wide // 2, y + tall // 2), words, FAINT, font, anchor="mm", align="center")
-            elif tile is not None:
-                sheet.paste(Image.fromarray(tile.transpose(1, 2, 0).repeat(factor, 0).repeat(factor, 1)), (x, y))
+            fill(sheet, tile, (x, y, wide, tall), factor)
     return np.asarray(sheet)
+
+
+def fill(sheet: Image.Image, tile: UInt8 | str | None, place: tuple[int, int, int, int], factor: int) -> None:
+    """A tile, or words, into a place: x, y, width, height, pixels."""
+    x, y, wide, tall = place
+    if isinstance(tile, str):
+        font = ImageFont.load_default(FONT_SIZE)
+        words = "\n".join(wrapped(tile, font, wide))
+        middle = (x + wide // 2, y + tall // 2)
+        ImageDraw.Draw(sheet).text(middle, words, FAINT, font, anchor="mm", align="center")
+    elif tile is not None:
+        sheet.paste(Image.fromarray(tile.transpose(1, 2, 0).repeat(factor, 0).repeat(factor, 1)), (x, y))
 
 
 def save(path: Path, sheet: UInt8) -> None:
