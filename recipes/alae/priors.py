@@ -102,7 +102,7 @@ class Codes(Prior):
 
     @torch.no_grad()
     def draw(self, batch: Batch, model: Coder) -> Tensor:
-        form = batch.images.dtype  # what autocast casts under no_grad must not be kept for E's own update
+        form = batch.images.dtype  # no cache: casts made here had no gradient in E's own update (pytorch issue 112583)
         half = torch.autocast(batch.images.device.type, form, enabled=form in HALVES, cache_enabled=False)
         images = batch.images.float().flatten(0, 1) if frames(batch) else batch.images.float()
         while not model.flat and images.shape[-1] > model.image_size:
