@@ -66,7 +66,7 @@ def directions(codes: Tensor, latents: Mapping[str, Tensor], fewest: int = FEWES
     Example:
         >>> values = torch.linspace(-1, 1, 400)[torch.arange(400) * 7 % 400]
         >>> found = directions(values[:, None] * torch.tensor([3.0, 4.0]), {"power": values})["power"]
-        >>> found.vector.round(decimals=3).tolist(), round(found.r_squared, 3)
+        >>> [round(part, 3) for part in found.vector.tolist()], round(found.r_squared, 3)
         ([0.6, 0.8], 1.0)
     """
     found: dict[str, Direction] = {}
