@@ -37,11 +37,15 @@ class GuardSettings(Settings):
     """When a run is given up."""
 
     panel: ClassVar[str] = "Guards"
-    least_deviation: float = option(0.2, "Share of real pictures' deviation that fakes must keep.", low=0.0, high=1.0)
-    collapsed_records: int = option(5, "Records in a row below it that end the run; 0 for none.", low=0)
-    least_loss: float = option(0.05, "Of the discriminator, nats, without penalties.", low=0.0)
-    won_steps: int = option(2000, "Steps in a row below it that end the run; 0 for none.", low=0)
-    grace_steps: int = option(500, "First steps, in which fakes may be all alike.", low=0)
+    least_deviation: float = option(
+        0.2, "Share of real pictures' deviation that fakes must keep.", low=0.0, high=1.0, changes_nothing=True
+    )
+    collapsed_records: int = option(
+        5, "Records in a row below it that end the run; 0 for none.", low=0, changes_nothing=True
+    )
+    least_loss: float = option(0.05, "Of the discriminator, nats, without penalties.", low=0.0, changes_nothing=True)
+    won_steps: int = option(2000, "Steps in a row below it that end the run; 0 for none.", low=0, changes_nothing=True)
+    grace_steps: int = option(500, "First steps, in which fakes may be all alike.", low=0, changes_nothing=True)
 
 
 @dataclass(kw_only=True)

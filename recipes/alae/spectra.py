@@ -32,6 +32,8 @@ FEWEST = 2
 """Pictures of a set."""
 SMALLEST_POWER = 1e-7
 """Below which a frequency counts as empty; the rounding to 8 bits alone makes 5e-6."""
+TOGETHER = 1000
+"""Pictures whose patches are cut at once."""
 SORTED = 2**25
 """Values that are sorted at once."""
 
@@ -82,9 +84,15 @@ def descriptors(level: Tensor, patches: int, generator: torch.Generator) -> Tens
     asked = (count * patches,)
     rows = torch.randint(height - side + 1, asked, generator=generator).to(level.device)
     columns = torch.randint(width - side + 1, asked, generator=generator).to(level.device)
-    pictures = torch.arange(count, device=level.device).repeat_interleave(patches)
-    windows = level.unfold(2, side, 1).unfold(3, side, 1)
-    found = windows.permute(0, 2, 3, 1, 4, 5)[pictures, rows, columns]
+    windows = level.unfold(2, side, 1).unfold(3, side, 1).permute(0, 2, 3, 1, 4, 5)
+    parts = []
+    for start in range(0, count, TOGETHER):
+        here = windows[start : start + TOGETHER]
+        places = slice(start * patches, (start + len(here)) * patches)
+        parts.append(
+            here[torch.arange(len(here)).repeat_interleave(patches).to(level.device), rows[places], columns[places]]
+        )
+    found = torch.cat(parts)
     mean = found.mean((0, 2, 3), keepdim=True)
     spread = found.std((0, 2, 3), correction=0, keepdim=True)
     return ((found - mean) / spread.clamp_min(1e-8)).flatten(1)

@@ -9,6 +9,7 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("accelerate")
 
+from fractal_streams.recipes.alae import spectra
 from fractal_streams.recipes.alae.spectra import (
     PATCH,
     blurred,
@@ -85,6 +86,13 @@ def test_patches_are_windows_of_the_picture() -> None:
         scaled = (windows - windows.mean((1, 2), keepdim=True)) / windows.std((1, 2), keepdim=True)
         own = (patch - patch.mean()) / patch.std()
         assert float((scaled - own).abs().amax((1, 2)).min()) < 1e-4
+
+
+def test_patches_are_the_same_however_many_pictures_are_cut_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    level = normal(8, 3, 12, 12)
+    whole = descriptors(level, 4, generator())
+    monkeypatch.setattr(spectra, "TOGETHER", 3)
+    assert torch.equal(descriptors(level, 4, generator()), whole)
 
 
 def test_in_one_dimension_the_distance_is_that_of_transport() -> None:
