@@ -232,6 +232,29 @@ def test_wrong_pairs_cost_more(batch) -> None:  # type: ignore[no-untyped-def]
         assert TERMS[name]().term(held).item() > right + 0.05, name
 
 
+@pytest.mark.parametrize(
+    "name, mate, still",
+    [
+        ("latent_infonce", "fake_codes", {"head"}),
+        ("real_cycle", "cycle_codes", {"head"}),
+        ("patches", "reconstructions", {"encoder"}),  # E looks at the reconstruction, and learns from looking
+        ("perceptual", "reconstructions", set()),
+        ("l1", "reconstructions", set()),
+    ],
+)
+def test_targets_have_no_gradient(name: str, mate: str, still: set[str], batch) -> None:  # type: ignore[no-untyped-def]
+    slot, model, others = opened(name)
+    held = passed(model, batch, others)
+    held.__dict__[mate] = getattr(held, mate).detach()  # what follows the term is cut off; its target is left
+    value = slot.term(held)
+    found = {
+        net
+        for net, weights in weights_of(model, others).items()
+        if value.requires_grad and any(slope is not None for slope in reached(value, weights).values())
+    }
+    assert found == still
+
+
 def test_the_judges_own_weights_get_no_gradient_from_what_they_judge(batch) -> None:  # type: ignore[no-untyped-def]
     slot, model, others = opened("perceptual")
     held = passed(model, batch, others)
