@@ -34,6 +34,7 @@ try:
         take_knowledge,
         take_nearness,
         take_spectra,
+        take_speeds,
         take_yardsticks,
     )
     from fractal_streams.recipes.loop import seeded
@@ -132,8 +133,8 @@ def examined(
         else:
             ways["untrained"] = untrained.encode
         take_knowledge(findings, ways, known, test)
-        take_speeds(findings, clips, {**ways, "pixels": lambda images: images})
-        take_yardsticks(findings, known, test, networks, model.code_size, patches, projections)
+        take_speeds(findings, ways, clips)
+        take_yardsticks(findings, known, clips, networks, model.code_size, patches, projections)
     return findings.examination(len(test.images))
 
 
@@ -215,18 +216,3 @@ def take_codes(
             return {f"path_{name}": codes_of.path_length(decode, network, starts, ends, places)}
 
         findings.take(f"path_{name}", length)
-
-
-def take_speeds(findings: Findings, clips: Look, ways: Mapping[str, Callable[[Tensor], Tensor]]) -> None:
-    """How far the speed of each way's features follows that of a clip's parameters."""
-    if clips.images.dim() != 5:
-        findings.left_out["speed"] = "the stream has no clips"
-        return
-    frames = codes_of.stills(clips)
-    for name, encode in ways.items():
-
-        def followed(name: str = name, encode: Callable[[Tensor], Tensor] = encode) -> Mapping[str, float]:
-            track = frames.through(encode).reshape(*clips.images.shape[:2], -1)
-            return {f"speed_{name}": codes_of.speed_correlation(track, clips.latents)}
-
-        findings.take(f"speed_{name}", followed)

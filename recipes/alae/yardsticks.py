@@ -180,20 +180,37 @@ def take_knowledge(findings: Findings, ways: Mapping[str, Callable[[Tensor], Ten
             findings.latents[name] = found.r_squared
 
 
+def take_speeds(findings: Findings, ways: Mapping[str, Callable[[Tensor], Tensor]], clips: Look) -> None:
+    """How far the speed of each way's features follows that of a clip's parameters."""
+    if clips.images.dim() != 5:
+        findings.left_out["speed"] = "the stream has no clips"
+        return
+    frames = codes_of.stills(clips)
+    for name, encode in ways.items():
+
+        def followed(name: str = name, encode: Callable[[Tensor], Tensor] = encode) -> Mapping[str, float]:
+            track = frames.through(encode).reshape(*clips.images.shape[:2], -1)
+            return {f"speed_{name}": codes_of.speed_correlation(track, clips.latents)}
+
+        findings.take(f"speed_{name}", followed)
+
+
 def pixels(images: Tensor) -> Tensor:
     """(B, D): all values, of pictures averaged down to 32 pixels a side."""
     return Look(images, torch.zeros(0), {}).pixels()
 
 
 def take_yardsticks(
-    findings: Findings, known: Look, test: Look, networks: Mapping[str, Features | None], code_size: int, patches: int,
+    findings: Findings, known: Look, clips: Look, networks: Mapping[str, Features | None], code_size: int, patches: int,
     projections: int,
 ) -> None:  # fmt: skip
     """All that a model is held to.
 
     Args:
-        known, test: of stills, as many of each. code_size: of principal components.
+        known: of stills. clips: the test samples, of stills or clips, of as many pictures. code_size: of principal
+            components.
     """
+    test = codes_of.stills(clips)
     take_distances(findings, {"_floor": known.images}, test.images, networks)
     take_spectra(findings, {"_floor": known.images}, test.images, patches, projections)
 
@@ -211,6 +228,8 @@ def take_yardsticks(
     if int((counts > 0).sum()) > 1:
         findings.figures["class_chance"] = float(counts.max()) / len(test.labels)
     take_knowledge(findings, {"pixels": pixels, **codes_of.SHALLOW}, known, test)
+    shallow = {"pixels": pixels, "random_convolutions": codes_of.SHALLOW["random_convolutions"]}
+    take_speeds(findings, shallow, clips)
 
 
 @torch.no_grad()
@@ -237,11 +256,11 @@ def yardsticks(
         InvalidValueError: fewer than 20 pictures in a half, or pictures out of [-1, 1].
     """
     place = stream.device if device is None else device
-    known, test = (codes_of.stills(look) for look in halves(stream, samples, val_seed, place))
-    findings = Findings()
-    networks = {"random": random_features(0, test.images.device), "own": own}
-    take_yardsticks(findings, known, test, networks, code_size, patches, projections)
-    return findings.examination(len(test.images))
+    known, clips = halves(stream, samples, val_seed, place)
+    findings, known = Findings(), codes_of.stills(known)
+    networks = {"random": random_features(0, known.images.device), "own": own}
+    take_yardsticks(findings, known, clips, networks, code_size, patches, projections)
+    return findings.examination(len(known.images))
 
 
 @dataclass(frozen=True, kw_only=True)
