@@ -21,12 +21,12 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, fields
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from fractal_streams.recipes.data import DataSettings
 from fractal_streams.recipes.settings import command, option
@@ -151,36 +151,83 @@ def row_of(asked: ViTSettings) -> Row:
     result = read_result(asked.folder, asked)
     if result is not None:
         return Row(**about, outcome="trained", **{name: getattr(result, name) for name in FIGURES})
+    outcome, error = failure_of(asked)
+    return Row(**about, outcome=outcome, error=error)
+
+
+def failure_of(asked: Asked) -> tuple[str, str]:
+    """The outcome of a run without a result, "diverged", "failed" or "not trained", and what was wrong.
+
+    Raises:
+        InvalidValueError: its folder holds one of other settings.
+    """
     path = asked.folder / "failure.json"
     if not path.is_file():
-        return Row(**about, outcome="not trained")
+        return "not trained", ""
     told = json.loads(path.read_text())
     refuse_others(told["settings"], json.loads(json.dumps(asked.decisive())), asked.folder)
-    return Row(**about, outcome=told["outcome"], error=told["error"])
+    return told["outcome"], told["error"]
 
 
 def train(settings: SweepSettings, runs: Sequence[ViTSettings], waiting: Sequence[ViTSettings]) -> None:
     """Train runs in as many processes as asked for; Ctrl-C ends those."""
-    line: queue.SimpleQueue[ViTSettings] = queue.SimpleQueue()
+
+    def done(asked: Asked) -> bool:
+        return row_of(asked).outcome != "not trained"  # type: ignore[arg-type]
+
+    packed(runs, waiting, done, Packing(**{item.name: getattr(settings, item.name) for item in fields(Packing)}))
+
+
+class Asked(Protocol):
+    """What has to be known of a run's settings, a dataclass, to train it in another process."""
+
+    @property
+    def folder(self) -> Path: ...
+    @property
+    def num_steps(self) -> int: ...
+    def decisive(self) -> dict[str, Any]: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Packing:
+    """How runs share machines: parallel processes on GPUs in turn, logs in a folder, a progress bar unless quiet."""
+
+    parallel: int
+    device: str
+    folder: Path
+    quiet: bool
+
+
+def packed(
+    runs: Sequence[Asked], waiting: Sequence[Asked], done: Callable[[Asked], bool], packing: Packing,
+    recipe: str = "vit",
+) -> None:  # fmt: skip
+    """Train runs of a recipe in processes that take one after the other; Ctrl-C ends those.
+
+    Args:
+        runs: all of them; waiting: those to train. done: whether a run has ended, in whatever way.
+        recipe: of `sweep_worker.RECIPES`.
+    """
+    line: queue.SimpleQueue[Asked] = queue.SimpleQueue()
     for each in waiting:
         line.put(each)
-    count = min(settings.parallel, len(waiting))
-    places = environments(settings.device, count)
-    slots = [Slot(place, line, settings.folder / f"worker-{number}.log") for number, place in enumerate(places)]
+    places = environments(packing.device, min(packing.parallel, len(waiting)))
+    logs = (packing.folder / f"worker-{number}.log" for number in range(len(places)))
+    slots = [Slot(place, line, log, recipe) for place, log in zip(places, logs, strict=True)]
     bar = Progress(
         TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:>3.0f}% {task.fields[note]}"),
-        TimeElapsedColumn(), TimeRemainingColumn(), console=Console(stderr=True), disable=settings.quiet,
+        TimeElapsedColumn(), TimeRemainingColumn(), console=Console(stderr=True), disable=packing.quiet,
     )  # fmt: skip
     with bar:
-        task = bar.add_task("sweep", total=len(runs) * settings.num_steps, note="")
+        task = bar.add_task("sweep", total=sum(each.num_steps for each in runs), note="")
         for slot in slots:
             slot.start()
         try:
             while any(slot.is_alive() for slot in slots):
                 time.sleep(0.2 if len(runs) < 10 else 1.0)
-                done = [row_of(each).outcome != "not trained" for each in runs]
-                steps = [settings.num_steps if of else reached(each) for of, each in zip(done, runs, strict=True)]
-                bar.update(task, completed=sum(steps), note=f"{sum(done)} of {len(runs)} runs")
+                ended = [done(each) for each in runs]
+                steps = [each.num_steps if of else reached(each) for of, each in zip(ended, runs, strict=True)]
+                bar.update(task, completed=sum(steps), note=f"{sum(ended)} of {len(runs)} runs")
         finally:
             for slot in slots:
                 slot.end()
@@ -188,7 +235,7 @@ def train(settings: SweepSettings, runs: Sequence[ViTSettings], waiting: Sequenc
                 slot.join()
 
 
-def reached(asked: ViTSettings) -> int:
+def reached(asked: Asked) -> int:
     """The step up to which a run has told something."""
     rows = read_records(asked.folder)
     return int(rows[-1]["step"]) if rows else 0
@@ -209,12 +256,14 @@ class Slot(threading.Thread):
     """Hands runs to a process of its own, one after the other, and notes what came of each.
 
     Args:
-        environment: of the process. line: of runs that wait. log: what the process says.
+        environment: of the process. line: of runs that wait. log: what the process says. recipe: of the runs.
     """
 
-    def __init__(self, environment: dict[str, str], line: queue.SimpleQueue[ViTSettings], log: Path) -> None:
+    def __init__(
+        self, environment: dict[str, str], line: queue.SimpleQueue[Any], log: Path, recipe: str = "vit"
+    ) -> None:
         super().__init__(daemon=True)
-        self.environment, self.line, self.log = environment, line, log
+        self.environment, self.line, self.log, self.recipe = environment, line, log, recipe
         self.worker: subprocess.Popen[str] | None = None
         self.ended, self.guard = False, threading.Lock()
 
@@ -233,7 +282,7 @@ class Slot(threading.Thread):
             self.end()
             self.forget()
 
-    def answer(self, asked: ViTSettings) -> dict[str, str] | None:
+    def answer(self, asked: Any) -> dict[str, str] | None:
         """What the process says of a run; None if it was ended meanwhile."""
         with self.guard:
             if self.ended:
@@ -257,8 +306,8 @@ class Slot(threading.Thread):
     def started(self) -> subprocess.Popen[str]:
         with self.log.open("a") as log:
             return subprocess.Popen(
-                [sys.executable, *WORKER], env=self.environment, text=True, stderr=log, start_new_session=True,
-                stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                [sys.executable, *WORKER, self.recipe], env=self.environment, text=True, stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE, stderr=log, start_new_session=True,
             )  # fmt: skip
 
     def end(self) -> None:

@@ -35,7 +35,7 @@ try:
     from fractal_streams.recipes.alae.adversarial_loop import AdversarialLoop
     from fractal_streams.recipes.alae.codes import stills
     from fractal_streams.recipes.alae.examine import examined
-    from fractal_streams.recipes.alae.features import Features, FeatureSettings, own_features
+    from fractal_streams.recipes.alae.features import Features, FeatureSettings, opened_features, own_features
     from fractal_streams.recipes.alae.keeping import save_model
     from fractal_streams.recipes.alae.model import ALAE, SIZES
     from fractal_streams.recipes.alae.reconstruction import matched_ratio, psnr, through
@@ -82,6 +82,9 @@ class ALAESettings(LoopSettings, SourceSettings, GuardSettings):
     test_samples: int = option(1000, "Held-out pictures of a test.", low=32, changes_nothing=True)
     final_samples: int = option(10_000, "Pictures of each set of the examination; 0 for none.", changes_nothing=True)
     feature_steps: int = option(2000, "Updates of the classifier it compares by; 0 for none.", changes_nothing=True)
+    features: Path | None = option(  # noqa: RUF009
+        None, "Folder of a classifier of these pictures; else one is trained.", changes_nothing=True
+    )
     folder: Path = option(Path("outputs/alae"), "Where all is written.", changes_nothing=True)  # noqa: RUF009
     quiet: bool = option(False, "No progress bars.", changes_nothing=True)
 
@@ -241,6 +244,8 @@ def finished(settings: ALAESettings, loop: AdversarialLoop, journal: Journal, te
 
 def classifier(settings: ALAESettings, test: Stream) -> Features | None:
     """Features that pictures are compared by, of a stream that has classes."""
+    if settings.features is not None:
+        return opened_features(settings.features, test.generate(range(0)).images.shape[-1], test.device)
     if not settings.feature_steps or test.num_classes < 2:
         return None
     asked = FeatureSettings(
