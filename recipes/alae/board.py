@@ -6,7 +6,7 @@ A level is the same everywhere: [-1, 1] is [0, 255], and what lies outside is cl
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from itertools import accumulate
 from pathlib import Path
 from typing import Any, Protocol
@@ -32,7 +32,7 @@ from fractal_streams.errors import InvalidValueError, missing_extra
 try:
     import torch
     from PIL import Image, ImageDraw, ImageFont
-    from torch import Tensor
+    from torch import Tensor, nn
 except ImportError as error:
     raise missing_extra(str(error.name), "recipes") from None
 
@@ -62,11 +62,15 @@ class Model(Protocol):
 
 @contextmanager
 def looking(model: Model) -> Iterator[None]:
-    """The model in evaluation mode and without gradients; behind it, in the mode that it was in."""
+    """The model in evaluation mode, without gradients; behind it, in the mode that it was in.
+
+    What a compiler made of it rests, too: each picture is a batch of another size, and would be compiled anew.
+    """
     training = model.training
     model.train(False)
+    compiled = isinstance(model, nn.Module) and any(part._compiled_call_impl is not None for part in model.modules())
     try:
-        with torch.no_grad():
+        with torch.no_grad(), torch.compiler.set_stance("force_eager") if compiled else nullcontext():
             yield
     finally:
         model.train(training)

@@ -10,7 +10,7 @@ if settings.evaluates(record.step):
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -126,14 +126,14 @@ class Showing:
         """Name to what draws it, of stills."""
         images = fitted(self.stills.images, model)
         shown = min(COLUMNS, len(images))
-        z = self.prior.draw(self.stills, model)
+        z = self.prior.draw(first_of(self.stills, images, len(images) if images.ndim == 2 else shown), model)
         if images.ndim == 2:
             if images.shape[1] != 2:
                 return {}
             return {"points": lambda path, title: pictures.point_cloud(model, images, z, path, title)}
         pairs, mixed = min(PAIRS, len(images) // 2), min(MIXED, len(images) // 2)
         found: dict[str, Callable[[Path, str], None]] = {
-            "four_columns": lambda path, title: pictures.four_columns(model, images[:shown], z[:shown], path, title),
+            "four_columns": lambda path, title: pictures.four_columns(model, images[:shown], z, path, title),
             "interpolation": lambda path, title: pictures.interpolation(
                 model, images[:pairs], images[pairs : 2 * pairs], path, title
             ),
@@ -158,11 +158,19 @@ class Showing:
         clips = self.clips.images
         images = fitted(clips.flatten(0, 1), model).unflatten(0, tuple(clips.shape[:2]))
         made = explore.remade(model, images[:ANIMATED])
-        written = {"clips": place / "clips.png", "speeds": place / "speeds.png"}
+        written = {"clips": place / "clips.png"}
         explore.film(made, written["clips"], f"{words}: clips made again")
         written["animation"] = explore.animated(model, made, place / "clips.mp4", words)
-        explore.speeds(model, images, self.clips.latents, written["speeds"], f"{words}: speeds of clips")
+        with suppress(InvalidValueError):  # of clips that no known parameter moves, such as one's own
+            explore.speeds(model, images, self.clips.latents, place / "speeds.png", f"{words}: speeds of clips")
+            written["speeds"] = place / "speeds.png"
         return written
+
+
+def first_of(batch: Batch, images: Tensor, count: int) -> Batch:
+    """The first samples of a batch, with these pictures in place of its own."""
+    latents = {name: values[:count] for name, values in batch.latents.items()}
+    return Batch(batch.index[:count], images[:count], batch.labels[:count], latents)
 
 
 def first_frames(batches: Sequence[Batch]) -> Batch:

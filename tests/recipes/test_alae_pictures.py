@@ -386,7 +386,7 @@ def test_all_of_a_step_is_written_alike_each_time_and_draws_nothing(tmp_path: Pa
     torch.manual_seed(6)
     second = shown.save(model, tmp_path / "two", 1200, told)  # type: ignore[arg-type]
     assert [*first] == [
-        "four_columns", "interpolation", "truncation", "style_mixing", "traversal", "clips", "speeds", "animation",
+        "four_columns", "interpolation", "truncation", "style_mixing", "traversal", "clips", "animation", "speeds",
         "losses",
     ]  # fmt: skip
     for name, path in first.items():
@@ -410,6 +410,26 @@ def test_an_alae_that_still_grows_is_shown_at_its_size(tmp_path: Path) -> None:
     found = tiles(written["four_columns"], 8, 8, groups=(2, 4, 6))
     halves = torch.nn.functional.avg_pool2d(shown.stills.images, 2)
     assert all(same(found[row % 8, 4 * (row // 8)], halves[row], 1) for row in range(16))
+
+
+@pytest.mark.slow
+def test_what_a_compiler_made_is_not_compiled_for_every_picture(reals: Tensor, tmp_path: Path) -> None:
+    made: list[Any] = []
+
+    def counted(graph: Any, inputs: Any) -> Any:
+        made.append(graph)
+        return graph.forward
+
+    model = ALAE(Size(image_size=8, narrow=8, wide=8, code_size=4, projector=2), (3, 8, 8))
+    for network in (model.projector, model.generator, model.encoder):
+        network.compile(backend=counted)
+    model.encode(reals)
+    compiled = len(made)
+    pictures.truncations(model, torch.randn(3, 4), tmp_path / "psi.png")
+    pictures.interpolation(model, reals[:2], reals[2:4], tmp_path / "between.png")
+    assert len(made) == compiled > 0
+    model.project(torch.randn(3, 4))
+    assert len(made) > compiled  # and behind the pictures it compiles again
 
 
 def test_a_failed_picture_leaves_the_last_one(
