@@ -10,7 +10,7 @@ counts. Reconstructions stand beside those of simpler codes, and what codes know
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -22,6 +22,7 @@ from fractal_streams.errors import InvalidValueError, missing_extra
 try:
     import torch
     from fractal_streams.recipes.alae import codes as codes_of, reconstruction, spectra
+    from fractal_streams.recipes.alae.board import looking
     from fractal_streams.recipes.alae.features import Features, exact_products, random_features
     from fractal_streams.recipes.alae.guards import batch_deviation
     from fractal_streams.recipes.alae.yardsticks import (
@@ -115,7 +116,7 @@ def examined(
             makes values that are no numbers.
     """
     device = next(model.parameters()).device
-    with looking(model, untrained, device):
+    with looking(model), nullcontext() if untrained is None else looking(untrained), apart(device):
         seeded("examination", seed)
         edge = model.decode(model.project(torch.randn(2, model.prior_size, device=device))).shape[-1]
         known, clips = (reduced(each, edge) for each in halves(stream, samples, val_seed, device))
@@ -139,18 +140,10 @@ def examined(
 
 
 @contextmanager
-def looking(model: Model, untrained: Model | None, device: torch.device) -> Iterator[None]:
-    """Both models in evaluation mode, products in full precision, and draws that change none behind it."""
-    models = [each for each in (model, untrained) if each is not None]
-    modes = [each.training for each in models]
-    try:
-        for each in models:
-            each.train(False)
-        with torch.random.fork_rng([device] if device.type == "cuda" else []), exact_products(device):
-            yield
-    finally:
-        for each, mode in zip(models, modes, strict=True):
-            each.train(mode)
+def apart(device: torch.device) -> Iterator[None]:
+    """Products in full precision, and draws that change none behind them."""
+    with torch.random.fork_rng([device] if device.type == "cuda" else []), exact_products(device):
+        yield
 
 
 def reduced(look: Look, edge: int) -> Look:
