@@ -1,4 +1,4 @@
-"""The commands `train` and `sweep`: recipes, each loaded when it is run; with them all commands are there."""
+"""The commands `train`, `alae` and `sweep`: recipes, each loaded when it is run; with them all commands are there."""
 
 from __future__ import annotations
 
@@ -20,10 +20,11 @@ except ImportError as error:
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """A run of `fractal_streams.recipes`: the module whose `app` is its command, and what it does."""
+    """A run of `fractal_streams.recipes`: the module whose `app` is its command, or has it, and what it does."""
 
     module: str
     line: str
+    command: str = ""
 
 
 RECIPES = {
@@ -37,6 +38,16 @@ RECIPES = {
     "scaling": Recipe(module="scaling_table", line="Loss against compute for several widths, with the fit."),
     "difficulty": Recipe(module="difficulty", line="How hard the presets are, by fixed baselines."),
 }
+ALAE = {
+    name: Recipe(module="alae.commands", line=line, command=name)
+    for name, line in {
+        "encode": "Codes of pictures, or of a stream's samples with their classes and parameters.",
+        "decode": "Pictures of codes, or of fresh draws.",
+        "interpolate": "The straight way between codes: a board, and a film.",
+        "project": "The code whose picture is nearest to a given one, by optimisation.",
+    }.items()
+}
+"""What is done with a trained one."""
 PANEL = "Training"
 SWEEP = Recipe(module="sweep", line="Train at every width, learning rate and seed; the best rate of each width.")
 
@@ -50,7 +61,9 @@ class RecipeCommand(TyperCommand):
         # else torch's threads spin between two operations, on the cores that render
         os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
         module = import_module(f"fractal_streams.recipes.{self.recipe.module}")
-        return typer.main.get_command(module.app).make_context(info_name, args, parent, **extra)
+        found: Any = typer.main.get_command(module.app)
+        own = found.commands[self.recipe.command] if self.recipe.command else found
+        return own.make_context(info_name, args, parent, **extra)
 
 
 class Recipes(Commands):
@@ -81,7 +94,22 @@ def training(context: typer.Context) -> None:
         typer.echo(context.get_help())
 
 
+alae = typer.Typer(cls=Commands, add_completion=False, epilog=examples(
+    "alae encode outputs/alae photos", "alae decode outputs/alae --count 64", "alae project --help",
+))  # fmt: skip
+
+
+@alae.callback(invoke_without_command=True)
+def trained_alae(context: typer.Context) -> None:
+    """Use an adversarial latent autoencoder that `train alae` made: codes, pictures, what lies between."""
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help())
+
+
 for known, its_recipe in RECIPES.items():
     add(train, known, its_recipe)
 app.add_typer(train, name="train", rich_help_panel=PANEL)
+for known, its_recipe in ALAE.items():
+    add(alae, known, its_recipe)
+app.add_typer(alae, name="alae", rich_help_panel=PANEL)
 add(app, "sweep", SWEEP, rich_help_panel=PANEL)
