@@ -10,6 +10,7 @@ torch = pytest.importorskip("torch")
 
 from fractal_streams.recipes.alae.pixels import (
     absolute_distance,
+    expanded,
     focal_frequency_distance,
     from_pyramid,
     laplacian_distance,
@@ -70,6 +71,15 @@ def test_a_reduction_is_the_binomial_filter_at_every_other_pixel() -> None:
     assert reduced(point).sum() == 64.0  # the mean stays
     ramp = torch.arange(16, dtype=torch.float64).expand(1, 1, 16, 16)
     torch.testing.assert_close(reduced(ramp)[0, 0, 4, 1:-1], torch.arange(2.0, 14.0, 2.0, dtype=torch.float64))
+
+
+def test_an_expansion_is_the_same_filter_between_the_pixels() -> None:
+    point = torch.zeros(1, 1, 8, 8, dtype=torch.float64)
+    point[0, 0, 4, 4] = 64.0
+    taps = torch.tensor([1.0, 4.0, 6.0, 4.0, 1.0], dtype=torch.float64)
+    found = expanded(point, 16, 16)
+    torch.testing.assert_close(found[0, 0, 6:11, 6:11], taps[:, None] * taps)
+    assert found.sum() == 4.0 * point.sum()  # the mean stays
 
 
 def test_a_pyramid_puts_a_fine_wave_into_the_first_band() -> None:
