@@ -100,11 +100,13 @@ def traversal(
     names: Sequence[str],
     path: Path,
     title: str = "",
+    reals: Tensor | None = None,
 ) -> None:
     """Codes moved along directions, from -3 to 3 deviations; a row for each name and code, those of a name together.
 
     Args:
         codes: (K, d). directions: as `directions` finds them. names: which of them, in which order.
+        reals: (K, 3, N, N) that the codes are of, to stand beside them; None leaves them out.
 
     Raises:
         InvalidValueError: no name, or one that is not there.
@@ -123,8 +125,12 @@ def traversal(
         for place in range(len(codes))
     ]
     heads = [f"{step:+d} deviation{'s' * (abs(step) > 1)}" if step else "reconstruction" for step in STEPS]
-    groups = range(len(codes), len(labels), len(codes)) if len(codes) > 1 else ()
-    save(path, board([list(row) for row in made], heads, names=labels, title=title, row_groups=groups))
+    before = [] if reals is None else [[tile] for tile in levels(reals)] * len(names)
+    rows = [[*(before[place] if before else ()), *row] for place, row in enumerate(made)]
+    heads = ["real", *heads] if before else heads
+    apart = range(len(codes), len(labels), len(codes)) if len(codes) > 1 else ()
+    groups = (1,) if before else ()
+    save(path, board(rows, heads, names=labels, title=title, groups=groups, row_groups=apart))
 
 
 @dataclass(frozen=True, eq=False)

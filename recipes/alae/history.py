@@ -1,4 +1,4 @@
-"""How the losses of an ALAE went: raw, against pictures seen, on axes that say where they are clipped."""
+"""How the losses of an ALAE went: raw, against samples seen, on axes that say where they are clipped."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ EVEN = 2.0 * math.log(2.0)
 ROUGH = 240
 """Records beyond which a running median is drawn over them."""
 UNITS = ((2e6, 1e6, ", millions"), (2e3, 1e3, ", thousands"), (0.0, 1.0, ""))
-"""Of an axis of pictures: from how many on, what of, how said."""
+"""Of an axis of samples: from how many on, what of, how said."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,7 +86,7 @@ def panels_of(rows: Sequence[Mapping[str, Any]]) -> list[tuple[Panel, list[str]]
 
 
 def line_of(rows: Sequence[Mapping[str, Any]], name: str, unit: float) -> Float64:
-    """(n, 2): pictures seen and a figure, from the first record on that has a finite one."""
+    """(n, 2): samples seen and a figure, from the first record on that has a finite one."""
     points = [(float(row["samples"]) / unit, float(row[name])) for row in rows if name in row]
     first = next((place for place, (_, value) in enumerate(points) if math.isfinite(value)), len(points))
     return np.array(points[first:], dtype=np.float64).reshape(-1, 2)
@@ -155,7 +155,7 @@ def draw_panel(
     if len(finite) < len(values):
         notes.append(f"{len(values) - len(finite)} not finite")
     told = ", ".join(note for note in notes if note)
-    axes.set(xlabel=f"pictures seen{word}", ylabel=panel.unit)
+    axes.set(xlabel=f"samples seen{word}", ylabel=panel.unit)
     axes.set_title(panel.title + (f" ({told})" if told else ""), fontsize=10, loc="left")
     axes.grid(alpha=0.3)
     beside: dict[str, Any] = {"loc": "center left", "bbox_to_anchor": (1.0, 0.5)} if len(lines) > CROWD else {}
@@ -163,7 +163,7 @@ def draw_panel(
 
 
 def loss_history(rows: Sequence[Mapping[str, Any]], path: Path, title: str = "") -> None:
-    """Every loss before its weight, against pictures seen: adversarial, reciprocity, scores, deviations, slots.
+    """Every loss before its weight, against samples seen: adversarial, reciprocity, scores, deviations, slots.
 
     Axes end at robust limits, and say how many values lie outside; a run of many records is drawn faintly, with its
     running median over it.

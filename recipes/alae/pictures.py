@@ -61,7 +61,7 @@ def four_columns(model: ALAE, images: Tensor, z: Tensor, path: Path, title: str 
         again = decoded(model, encoded(model, both)).clamp(-1.0, 1.0)
     reals, fakes_again = again.split(len(images))
     told = [psnr(float((one - two).square().mean())) for one, two in ((images, reals), (fakes, fakes_again))]
-    heads = ("real", "its reconstruction", "fake", "its reconstruction")
+    heads = ("real", "reconstruction", "fake", "reconstruction")
     words = f"reconstruction of real {told[0]:.1f} dB, of fake {told[1]:.1f} dB"
     rows = columns(images, reals, fakes, fakes_again)
     down = min(FOLD, len(rows))

@@ -148,7 +148,7 @@ class Showing:
         names = [name for name, each in known.items() if each.r_squared >= TOLD] or [*known]
         if known:
             found["traversal"] = lambda path, title: explore.traversal(
-                model, codes[:MOVED], known, names[:ALONG], path, title
+                model, codes[:MOVED], known, names[:ALONG], path, title, images[:MOVED]
             )
         return found
 

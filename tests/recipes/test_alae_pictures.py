@@ -214,8 +214,12 @@ def test_a_traversal_moves_codes_by_deviations(model: Turned, reals: Tensor, tmp
     codes = model.encode(reals[:2])
     way = model.encode(torch.ones(1, 3, EDGE, EDGE))[0]  # of brightness
     known = {"brightness": explore.Direction(way / way.norm(), 0.1 * float(way.norm()), 0.7)}
-    explore.traversal(model, codes, known, ["brightness"], tmp_path / "moved.png")
-    found = tiles(tmp_path / "moved.png", 2, 7)
+    explore.traversal(model, codes, known, ["brightness"], tmp_path / "alone.png")
+    explore.traversal(model, codes, known, ["brightness"], tmp_path / "moved.png", reals=reals[:2])
+    found = tiles(tmp_path / "moved.png", 2, 8, groups=(1,))
+    assert all(same(found[row, 0], reals[row]) for row in range(2))
+    found = found[:, 1:]
+    assert (tiles(tmp_path / "alone.png", 2, 7) == found).all()
     for row in range(2):
         for column, amount in enumerate(explore.STEPS):
             assert same(found[row, column], reals[row] + 0.1 * amount, 1)
