@@ -58,7 +58,7 @@ def directions(codes: Tensor, latents: Mapping[str, Tensor], fewest: int = FEWES
     A ridge regression of the parameter on the codes; its direction is the codes' covariance times its weights, not the
     weights, which also hold what cancels the noise of correlated numbers (Haufe et al. 2014, "On the interpretation of
     weight vectors of linear models in multivariate neuroimaging", NeuroImage 87). A parameter that comes round again
-    has two, of its sine and its cosine.
+    has two, of its sine and its cosine. Codes that are not finite have no direction.
 
     Args:
         codes: (N, d). latents: name to (N,), NaN where a sample has none. fewest: samples that must have a parameter.
@@ -70,7 +70,7 @@ def directions(codes: Tensor, latents: Mapping[str, Tensor], fewest: int = FEWES
         ([0.6, 0.8], 1.0)
     """
     found: dict[str, Direction] = {}
-    for name, values in latents.items():
+    for name, values in latents.items() if bool(codes.isfinite().all()) else ():
         has = values.isfinite()
         here = values[has]
         if values.ndim != 1 or name in STORED or len(here) < fewest or bool((here == here[0]).all()):

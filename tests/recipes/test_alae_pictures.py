@@ -210,6 +210,13 @@ def test_a_planted_direction_is_found_among_correlated_codes() -> None:
     assert found["power"].deviation == pytest.approx(40 * float(true.std()), rel=0.05)
 
 
+def test_codes_that_collapsed_or_are_no_numbers_have_no_direction_to_tell() -> None:
+    latents = {"power": torch.linspace(-1, 1, 200)[torch.arange(200) * 7 % 200]}
+    still = explore.directions(torch.ones(200, 4), latents)["power"]
+    assert still.r_squared < 0.05 and float(still.step.abs().max()) == 0.0
+    assert explore.directions(torch.full((200, 4), torch.nan), latents) == {}
+
+
 def test_a_traversal_moves_codes_by_deviations(model: Turned, reals: Tensor, tmp_path: Path) -> None:
     codes = model.encode(reals[:2])
     way = model.encode(torch.ones(1, 3, EDGE, EDGE))[0]  # of brightness
