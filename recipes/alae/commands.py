@@ -20,7 +20,13 @@ try:
     import typer
     from fractal_streams.recipes.alae.pictures import interpolation
     from fractal_streams.recipes.alae.using import STYLES, decode, draws, encode, interpolate, project
-    from fractal_streams.recipes.alae.writing import save_between, save_film, save_pictures, save_projections
+    from fractal_streams.recipes.alae.writing import (
+        refuse_filled,
+        save_between,
+        save_film,
+        save_pictures,
+        save_projections,
+    )
     from torch import Tensor
 except ImportError as error:
     raise missing_extra(str(error.name), "recipes") from None
@@ -136,6 +142,7 @@ def decode_command(
     quiet: Quiet = False,
 ) -> None:
     """Pictures of codes, or of fresh draws: PNGs, a sheet, and an .npz with levels and codes."""
+    refuse_filled(out)
     run = opened_run(folder, device)
     _ = run.edge
     found = drawn(run, count, seed, psi) if codes is None else load_codes(codes)
@@ -225,6 +232,7 @@ def project_command(
     quiet: Quiet = False,
 ) -> None:
     """The code whose picture is nearest to a given one, by optimisation from the encoder's code on."""
+    refuse_filled(out)
     run = opened_run(folder, device)
     given = chosen(run, pictures, indices, "0:16", preset, split, data_seed, skip, on_error, cache, quiet)
     facts, images = coded(run.model, given.stream, given.indices, batch_size=batch_size), given.images().cpu()
@@ -234,7 +242,7 @@ def project_command(
     figures = {name: getattr(found, name).numpy() for name in ("psnr", "first_psnr")}
     best = replace(facts, codes=found.codes.numpy(), figures=figures)
     sides = [decode(run.model, codes, batch_size=batch_size) for codes in (found.first_codes, found.codes)]
-    save_projections(out, images, *sides, found, best, title=f"{run.folder.name}: {steps} steps, {styles}")
+    save_projections(out, images, *sides, best, title=f"{run.folder.name}: {steps} steps, {styles}")
     before, after = (float(values.median()) for values in (found.first_psnr, found.psnr))
     typer.echo(
         f"{out}: {len(images):,} pictures, median PSNR {before:.2f} dB of E's codes, {after:.2f} dB of those found"

@@ -45,6 +45,12 @@ RATE = 8.0
 """Frames a second of clips."""
 
 
+def refuse_filled(path: Path) -> None:
+    """An `InvalidValueError` if something is there that is no empty folder."""
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise InvalidValueError(f"{path} is there already and not empty: remove it, or name another folder")
+
+
 @contextmanager
 def new_folder(path: Path) -> Iterator[Path]:
     """A folder to fill, which comes to stand at the path when all is written.
@@ -52,8 +58,7 @@ def new_folder(path: Path) -> Iterator[Path]:
     Raises:
         InvalidValueError: something is there already.
     """
-    if path.exists() and (not path.is_dir() or any(path.iterdir())):
-        raise InvalidValueError(f"{path} is there already and not empty: remove it, or name another folder")
+    refuse_filled(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
     try:
