@@ -37,8 +37,8 @@ WIDEST = 32
 KNOTS = 129
 """Of the ranks of a latent whose values lie decades apart."""
 HALVES = (torch.bfloat16, torch.float16)
-PLACES = frozenset(("item", "top", "left", "flip"))
-"""Latents that say where a stored picture was cut, and nothing of how it came to be."""
+PLACES = frozenset(("item", "top", "left", "flip", "chain"))
+"""Latents that say which stored picture was cut where, or which chain was run, and nothing of how it came to be."""
 
 
 class Coder(Protocol):

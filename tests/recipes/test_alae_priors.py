@@ -29,8 +29,10 @@ from fractal_streams.recipes.probe import PERIODS
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 
-from fractal_streams import Batch, Mixture, StoredStream, open_stream
+from fractal_streams import Batch, KaleidoscopeSpec, KaleidoscopeStream, Mixture, StoredStream, open_stream
 from fractal_streams.errors import InvalidValueError, UnknownNameError
+from fractal_streams.kaleidoscope.fitted import Kaleidoscope, Sources
+from fractal_streams.kaleidoscope.network import Network
 
 MEASURED = 2048
 TESTED = 1500
@@ -309,6 +311,18 @@ def test_mixtures_say_which_parameters_they_have() -> None:
     kali = column(prior, batch, f"has {prior.columns.partial[0]}")
     assert torch.equal(kali, 1 - column(prior, batch, f"has {prior.columns.partial[1]}")) and 0 < kali.sum() < 40
     assert (column(prior, batch, "power")[batch.labels == 0] == 0).all()
+
+
+@pytest.mark.parametrize("mode, frames, moves", [("early", None, set()), ("clips", 3, {"iteration"})])
+def test_kaleidoscopes_have_one_without_the_number_of_a_chain(mode: Any, frames: Any, moves: set[str]) -> None:
+    network = Network(shape=(1, 8, 8), hidden=16, n_linear=3)
+    dots = Sources(data=np.zeros((1, 2, 1, 8, 8), np.uint8), labels=np.int64([[0, 1]]), titles=("a", "b"))
+    unfitted = Kaleidoscope(network=network, tensors=network.first_weights(), sources=dots)
+    stream = KaleidoscopeStream(KaleidoscopeSpec(mode=mode, frames=frames), fitted=unfitted, device="cpu")
+    prior = Parameters.of(stream, 128)
+    first, late = (prior.own(stream.generate(range(begin, begin + 50)).torch()) for begin in (0, 10**9))
+    assert len(first) == 50 * (frames or 1) and moves <= {*prior.columns.numbers} and prior.columns.classes == 2
+    assert late.abs().max() < 20  # a number that counts on would be far outside
 
 
 def test_refusals() -> None:

@@ -118,6 +118,14 @@ def test_a_sample_is_the_same_alone_and_in_a_batch(source: str, split: str, plac
         assert np.array_equal(stream[100 + number].image, batch.images[number])
 
 
+def test_a_seed_names_samples_and_changes_no_split(place: Path) -> None:
+    one, two = (
+        opened_source(asked(place, data=str(place / "folder"), data_seed=seed), "test", "cpu") for seed in (0, 1)
+    )
+    first, second = (stream.generate(range(2 * stream.count)) for stream in (one, two))
+    assert not np.array_equal(first.images, second.images) and {*first.latents["item"]} == {*second.latents["item"]}
+
+
 def test_a_crop_is_that_of_the_original_reduced(place: Path) -> None:
     """CALAE's own order of things: cut crop_size pixels, flip them, reduce them to image_size."""
     settings = asked(place, data=str(place / "folder"), crop_size=16)
