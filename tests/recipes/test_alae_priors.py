@@ -293,6 +293,33 @@ def test_draws_look_at_no_value(families: Any) -> None:
             assert each.draw(empty, model).shape == (TESTED, width)
 
 
+@pytest.mark.gpu
+def test_on_a_gpu_draws_never_wait_and_a_graph_of_them_draws_anew() -> None:
+    source = SourceSettings(preset="fractal-families", image_size=16)
+    stream = opened_source(source, "validation", "cuda", "bfloat16")
+    prior, batch = make_prior("parameters", stream, 4, samples=MEASURED), stream.generate(range(64)).torch()
+    assert isinstance(prior, Parameters)
+    host = opened_source(source, "validation", "cpu").generate(range(64)).torch()
+    same = Parameters(prior.columns, prior.shift.cpu(), prior.spread.cpu(), prior.knots.cpu())
+    torch.testing.assert_close(prior.own(batch).cpu(), same.own(host), rtol=1e-3, atol=1e-3)
+    for each in (Gaussian(8), Codes(3), prior):
+        each.draw(batch, Mirror(16))
+        torch.cuda.synchronize()
+        torch.cuda.set_sync_debug_mode("error")
+        try:
+            each.draw(batch, Mirror(16))
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            drawn = each.draw(batch, Mirror(16))
+        seen = set()
+        for _ in range(8):
+            graph.replay()
+            seen.add(drawn.cpu().numpy().tobytes())
+        assert len(seen) > 1  # that 8 shifts of 63 agree has a chance of 63^-7
+
+
 def test_constants_go_with_the_weights(families: Any) -> None:
     prior, batch = families
     other = Parameters(prior.columns, prior.shift * 0, prior.spread * 0 + 1, prior.knots)
