@@ -294,6 +294,7 @@ def test_draws_look_at_no_value(families: Any) -> None:
 
 
 @pytest.mark.gpu
+@pytest.mark.filterwarnings("ignore:Synchronization debug mode")
 def test_on_a_gpu_draws_never_wait_and_a_graph_of_them_draws_anew() -> None:
     source = SourceSettings(preset="fractal-families", image_size=16)
     stream = opened_source(source, "validation", "cuda", "bfloat16")
