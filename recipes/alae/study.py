@@ -217,7 +217,7 @@ def train_features(settings: StudySettings) -> None:
     _, first = settings.runs()[0]
     asked = FeatureSettings(
         num_steps=max(1, settings.feature_steps), device=settings.device, precision=settings.precision,
-        batch_size=512 if settings.clip_length is None else 128, quiet=settings.quiet,
+        batch_size=min(512, 4 * first.batch_size * (first.clip_length or 1)), quiet=settings.quiet,
     )  # fmt: skip
     accelerator = open_accelerator(asked)
     stream = opened_source(first, "train", accelerator.device)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from statistics import fmean, stdev
 from typing import Any
 
@@ -189,11 +190,16 @@ def student(quotient: float, freedom: float) -> float:
         (0.05, 0.05)
     """
     end = math.atan(quotient / math.sqrt(freedom))
-    places, weights = np.polynomial.legendre.leggauss(200)
+    places, weights = gauss_points()
     angles = 0.5 * (math.pi / 2 - end) * (places + 1.0) + end
     beyond = 0.5 * (math.pi / 2 - end) * float((weights * np.cos(angles) ** (freedom - 1.0)).sum())
     half = math.exp(math.lgamma(freedom / 2) - math.lgamma((freedom + 1) / 2)) * math.sqrt(math.pi) / 2
     return min(1.0, beyond / half)
+
+
+@lru_cache(maxsize=1)
+def gauss_points() -> tuple[Any, Any]:
+    return np.polynomial.legendre.leggauss(200)
 
 
 def said_of(arm: str, found: Sequence[Comparison], key: Sequence[str]) -> str:
@@ -264,10 +270,3 @@ def cell_of(spread: Spread) -> str:
     if spread.deviation is None:
         return f"{spread.mean:.4g}"
     return f"{spread.mean:.4g} ± {spread.deviation:.2g} ({spread.least:.4g} to {spread.most:.4g})"
-
-
-def plain(found: Sequence[Comparison]) -> list[dict[str, Any]]:
-    """Comparisons as JSON holds them."""
-    return [
-        {**vars(each), "here": vars(each.here), "first": vars(each.first)} for each in found
-    ]  # fmt: skip
