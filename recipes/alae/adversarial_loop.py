@@ -14,6 +14,7 @@ from fractal_streams.errors import InvalidValueError, missing_extra
 
 try:
     import torch
+    import torch._functorch.config as functorch
     from fractal_streams.recipes.data import on_device
     from fractal_streams.recipes.loop import Loop, LoopSettings, seeded
     from fractal_streams.recipes.timing import Clock
@@ -52,7 +53,7 @@ class AdversarialLoop(Loop):
             raise InvalidValueError("precision='fp16' underflows in the penalty on gradients: use 'bf16' or 'no'")
         self.updates, self.growth = updates, growth
         super().__init__(
-            Everything(updates), _no_loss, updates.optimisers, source, settings, updates.accelerator, fields="batch",  # type: ignore[arg-type]
+            Everything(updates), _no_loss, updates, source, settings, updates.accelerator, fields="batch",  # type: ignore[arg-type]
         )  # fmt: skip
 
     def _prepared(self, optimizer: Any) -> tuple[nn.Module, Any]:
@@ -62,6 +63,7 @@ class AdversarialLoop(Loop):
             if self.accelerator.num_processes > 1:
                 torch.distributed.broadcast(buffer_or_weight.data, 0)
         if self.settings.compile:
+            functorch.donated_buffer = False  # one graph is gone through once for each set of networks that terms move
             for network in (model.projector, model.generator, model.encoder):
                 network.compile()
         return self.network, optimizer

@@ -31,7 +31,8 @@ def save_model(folder: Path, model: ALAE, size: Size) -> None:
     whole_file(folder / "model.safetensors", lambda path: save_file(weights, path))
     shape = {
         "size": asdict(size), "shape": list(model.shape), "prior_size": model.prior_size, "flat": model.flat,
-        "activation": model.discriminator.activation, "first_level": model.first_level, "level": model.level,
+        "activation": model.discriminator.activation, "rate": model.projector.rate, "first_level": model.first_level,
+        "level": model.level, "blend": float(model.blend),
     }  # fmt: skip
     text = json.dumps(shape, indent=1)
     whole_file(folder / "model.json", lambda path: path.write_text(text) and None)  # type: ignore[arg-type]
@@ -46,11 +47,10 @@ def load_model(folder: str | Path, device: str | torch.device = "cpu") -> ALAE:
     place = Path(folder)
     try:
         told: dict[str, Any] = json.loads((place / "model.json").read_text())
-        level, flat = told.pop("level"), told["flat"]
-        first = None if flat else told.pop("first_level")
-        told = {name: value for name, value in told.items() if name != "first_level"}
+        level, blend, flat = told.pop("level"), told.pop("blend"), told["flat"]
+        first = told.pop("first_level")
         size, shape = Size(**told.pop("size")), tuple(told.pop("shape"))
-        model = ALAE(size, shape, first_level=first, **told)
+        model = ALAE(size, shape, first_level=None if flat else first, **told)
         model.load_state_dict(load_file(place / "model.safetensors", device="cpu"))
     except FileNotFoundError as error:
         raise InvalidValueError(
@@ -60,5 +60,5 @@ def load_model(folder: str | Path, device: str | torch.device = "cpu") -> ALAE:
     except (KeyError, TypeError, ValueError, RuntimeError, SafetensorError) as error:
         raise InvalidValueError(f"{place} holds no ALAE that can be read ({error}): train it anew") from error
     if not flat:
-        model.grow(level)
+        model.grow(level, blend)
     return model.to(device).eval()

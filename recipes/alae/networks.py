@@ -46,6 +46,7 @@ class Projector(nn.Module):
 
     def __init__(self, prior_size: int, code_size: int, layers: int, rate: float = SLOW) -> None:
         super().__init__()
+        self.rate = rate
         sizes = [prior_size, *[code_size] * layers]
         self.layers = nn.ModuleList(EqualisedLinear(first, last, rate=rate) for first, last in pairwise(sizes))
 
@@ -121,7 +122,9 @@ class Generator(nn.Module):
     def __init__(self, code_size: int, levels: int, narrow: int, wide: int, first_level: int) -> None:
         super().__init__()
         channels = [min(wide, narrow * 2 ** (levels - 1 - level)) for level in range(levels)]
-        self.begin = nn.Parameter(torch.ones(channels[0], LEAST, LEAST))
+        # ones, as published, have no deviation: the first normalisation would multiply gradients by 10,000, and
+        # bfloat16 can't tell a step from them
+        self.begin = nn.Parameter(torch.randn(channels[0], LEAST, LEAST))
         self.blocks = nn.ModuleList(
             GeneratorBlock(channels[max(level - 1, 0)], channels[level], code_size, first=level == 0)
             for level in range(levels)

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 from fractal_streams.recipes.alae.model import ALAE
 
@@ -39,7 +38,6 @@ class Pass:
     clips: tuple[int, int] | None = None
     head: nn.Module | None = None
     critic: nn.Module | None = None
-    kept: dict[str, Any] = field(default_factory=dict)
 
     @cached_property
     def codes(self) -> Tensor:

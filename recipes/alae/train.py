@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import json
 import statistics
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -43,7 +44,7 @@ try:
     from fractal_streams.recipes.alae.terms import networks_of, slots_named
     from fractal_streams.recipes.alae.updates import RECIPROCITY, Rules, Updates
     from fractal_streams.recipes.journal import Journal
-    from fractal_streams.recipes.loop import LoopSettings, Record, image_type, open_accelerator, seeded
+    from fractal_streams.recipes.loop import LoopSettings, image_type, open_accelerator, seeded
     from fractal_streams.recipes.probe import Look, looked_at
 except ImportError as error:
     raise missing_extra(str(error.name), "recipes") from None
@@ -140,8 +141,10 @@ def run(settings: ALAESettings) -> Result:
     guards = Guards(settings=settings)
     trackers, quiet, pictures = settings.trackers, settings.quiet, settings.folder / "pictures"
     with Journal(settings.folder, loop, title=f"ALAE {settings.size}", trackers=trackers, quiet=quiet) as journal:
+        for row in journal.rows:
+            watch(guards, row["step"], row)
         for record in loop:
-            watch(guards, record)
+            watch(guards, record.step, record.terms)
             figures = {}
             if settings.evaluates(record.step):
                 with loop.evaluating():
@@ -186,12 +189,11 @@ def looped(settings: ALAESettings, training: Stream, prior: Prior, accelerator: 
     return AdversarialLoop(updates, training, settings, growth)
 
 
-def watch(guards: Guards, record: Record) -> None:
+def watch(guards: Guards, step: int, terms: Mapping[str, float]) -> None:
     """Tell the guards of a record; terms that are not told yet are no numbers, and are left out."""
-    terms = record.terms
     losses = {name: terms[name] for name in ("discriminator", "generator", "reciprocity")}
     deviations = {"fakes": terms["fake_deviation"], "reals": terms["real_deviation"]}
-    guards.watch(record.step, losses, discriminator=terms["discriminator"], **deviations)
+    guards.watch(step, losses, discriminator=terms["discriminator"], **deviations)
 
 
 @torch.no_grad()

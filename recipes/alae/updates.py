@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+from fractal_streams.recipes.alae.guards import batch_deviation
 from fractal_streams.recipes.alae.layers import halved
 from fractal_streams.recipes.alae.model import ALAE, NETWORKS
 from fractal_streams.recipes.alae.penalties import gradient_penalty
@@ -58,7 +59,7 @@ class Rules:
 
 
 class Optimisers:
-    """Adams by name, as one optimizer whose state can be saved."""
+    """Adams by name."""
 
     def __init__(self, parts: Mapping[str, torch.optim.Optimizer]) -> None:
         self.parts = dict(parts)
@@ -112,6 +113,18 @@ class Updates:
         })  # fmt: skip
         unknown = torch.full((), torch.nan, device=self.accelerator.device)
         self.told = dict.fromkeys(("r1", *(slot.name for slot in self.slots)), unknown)
+
+    @property
+    def param_groups(self) -> list[dict[str, Any]]:
+        return self.optimisers.param_groups
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that a step goes on from beside weights: of the optimizers, and what was told last of each term."""
+        return {"optimisers": self.optimisers.state_dict(), "told": self.told}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.optimisers.load_state_dict(state["optimisers"])
+        self.told = {name: value.to(self.accelerator.device) for name, value in state["told"].items()}
 
     def moved_in(self, update: str, moves: Sequence[str] = ()) -> tuple[str, ...]:
         """Networks that an update moves, with its slots."""
@@ -173,9 +186,10 @@ class Updates:
         slots = [slot for slot in due if slot.update == "discriminator"]
         moves = ("encoder", "discriminator")
         with self.moving(moves, slots), self.accelerator.autocast():
+            codes = held.codes  # kept for the slots, with a gradient where one of them wants it
             with torch.no_grad():
                 fakes = self.model.decode(self.mixed(held))
-                self.model.remember(held.codes)
+                self.model.remember(codes)
             real, fake = self.model.score(self.model.encode(torch.cat([held.images, fakes]))).chunk(2)
             loss = functional.softplus(fake).mean() + functional.softplus(-real).mean()
             terms = [(loss, moves), *self.terms(held, slots, seen)]
@@ -185,7 +199,7 @@ class Updates:
             terms.append((penalty * self.rules.r1_every, moves))
             self.tell(r1=penalty)
         self.tell(discriminator=loss, real_score=real.mean(), fake_score=fake.mean())
-        self.tell(real_deviation=deviation(held.images), fake_deviation=deviation(fakes))
+        self.tell(real_deviation=batch_deviation(held.images), fake_deviation=batch_deviation(fakes))
         self.move(terms, normed=moves)
 
     def plain_score(self, images: Tensor) -> Tensor:
@@ -269,8 +283,3 @@ class Updates:
 
     def tell(self, **values: Tensor) -> None:
         self.told |= {name: value.detach().float() for name, value in values.items()}
-
-
-def deviation(images: Tensor) -> Tensor:
-    """Of each pixel over a batch, the mean of all: 0 of pictures that are all the same."""
-    return images.detach().float().std(0).mean()
