@@ -173,7 +173,7 @@ def point_cloud(model: ALAE, reals: Tensor, z: Tensor, path: Path, title: str = 
         "reconstruction of real": again.float().cpu().numpy()
     }
     real, far = points["real"], 1.25 * float(reals.abs().max())
-    figure = Figure(figsize=(11.4, 4.55), layout="compressed")
+    figure = Figure(figsize=(11.4, 4.55 if title else 4.2), layout="compressed")
     every = figure.subplots(1, 3, sharex=True, sharey=True)
     for axes, (name, cloud), colour in zip(every, points.items(), ("C0", "C3", "C2"), strict=True):
         if name != "real":
