@@ -18,6 +18,9 @@ RULE = (
     f"means apart at {LEVEL:.0%}, both sides; else the difference is within the spread. Figures that are neither "
     f"better high nor better low are raised or lowered."
 )
+DECIDED = ("helps", "hurts", "raises", "lowers")
+"""Verdicts on differences that are larger than the spread."""
+WITHIN, UNKNOWN = "within the spread", "too few seeds"
 BETTER: Mapping[str, int] = {
     "psnr": 1, "ssim": 1, "class": 1, "r_squared": 1, "speed": 1,
     "frechet": -1, "kernel": -1, "swd": -1, "spectrum": -1, "ratio": -1, "reciprocity": -1,
@@ -62,7 +65,8 @@ class Spread:
 
     @classmethod
     def of(cls, values: Sequence[float]) -> Spread:
-        """
+        """That of values, at least one.
+
         Example:
             >>> Spread.of([1.0, 2.0, 3.0])
             Spread(count=3, mean=2.0, least=1.0, most=3.0, deviation=1.0)
@@ -78,7 +82,7 @@ class Comparison:
     """A figure of an arm beside that of the first arm.
 
     difference: of the means. chance: of Welch's t test, both sides; None of fewer than two seeds.
-    verdict: "helps", "hurts", "raises", "lowers", "within the spread", or "too few seeds".
+    verdict: of `DECIDED`, `WITHIN` or `UNKNOWN`.
     """
 
     figure: str
@@ -151,9 +155,9 @@ def comparison(figure: str, arm: str, here: Sequence[float], first: Sequence[flo
     one, other = Spread.of(here), Spread.of(first)
     difference, chance = one.mean - other.mean, welch(one, other)
     if chance is None:
-        verdict = "too few seeds"
+        verdict = UNKNOWN
     elif chance >= LEVEL or (one.least <= other.most and other.least <= one.most):
-        verdict = "within the spread"
+        verdict = WITHIN
     elif way := better(figure):
         verdict = "helps" if way * difference > 0.0 else "hurts"
     else:
@@ -204,26 +208,18 @@ def gauss_points() -> tuple[Any, Any]:
 
 def said_of(arm: str, found: Sequence[Comparison], key: Sequence[str]) -> str:
     """What an arm changes of the key figures, in words."""
-    own = {each.figure: each for each in found if each.arm == arm and each.figure in key}
-    if not own:
-        return f"{arm}: nothing to say, no seed of it or of the first arm was trained."
+    own = {each.figure: each for each in found if each.arm == arm}
     told: dict[str, list[str]] = {}
-    for figure in key:
-        if figure in own:
-            each = own[figure]
-            told.setdefault(each.verdict, []).append(
-                f"{figure.replace('_', ' ')} ({each.first.mean:.3g} to {each.here.mean:.3g})"
-            )
-    words = [
-        f"{verdict} {', '.join(told[verdict])}"
-        for verdict in ("helps", "hurts", "raises", "lowers")
-        if verdict in told
-    ]  # fmt: skip
-    if "helps" not in told and "too few seeds" not in told:
-        words.insert(0, f"does not help any of {len(own)} figures")
-    for verdict in ("within the spread", "too few seeds"):
-        if verdict in told:
-            words.append(f"{len(told[verdict])} of {len(own)} are {verdict}".replace("are too few", "have too few"))
+    for each in (own[figure] for figure in key if figure in own):
+        change = f"{each.figure.replace('_', ' ')} ({each.first.mean:.3g} to {each.here.mean:.3g})"
+        told.setdefault(each.verdict, []).append(change)
+    if not told:
+        return f"{arm}: nothing to say, no seed of it or of the first arm was trained."
+    count = sum(map(len, told.values()))
+    words = [f"{verdict} {', '.join(told[verdict])}" for verdict in DECIDED if verdict in told]
+    if not {"helps", UNKNOWN} & told.keys():
+        words.insert(0, f"does not help any of {count} figures")
+    words += [f"{verdict}: {len(told[verdict])} of {count}" for verdict in (WITHIN, UNKNOWN) if verdict in told]
     return f"{arm}: {'; '.join(words)}."
 
 
@@ -258,11 +254,9 @@ def table(rows: Sequence[Row], arms: Sequence[str], found: Sequence[Comparison])
     return "\n".join(lines)
 
 
-DECIDED = ("helps", "hurts", "raises", "lowers")
-
-
 def cell_of(spread: Spread) -> str:
-    """
+    """Mean ± deviation (least to most), in four digits.
+
     Example:
         >>> cell_of(Spread.of([1.0, 2.0, 3.0]))
         '2 ± 1 (1 to 3)'

@@ -184,8 +184,9 @@ def test_every_figure_of_every_arm_is_held_to_the_first() -> None:
     assert len(found) == 4 and told["a", "psnr"] == "helps"
     assert {told["a", "ratio"], told["b", "psnr"], told["b", "ratio"]} == {"within the spread"}
     assert figures_of(rows, yardsticks=True) == ["psnr_box"]
-    assert said_of("a", found, ["psnr", "ratio"]) == "a: helps psnr (15.1 to 16.1); 1 of 2 are within the spread."
-    assert "b: does not help any of 2 figures" in said_of("b", found, ["psnr", "ratio"])
+    assert said_of("a", found, ["psnr", "ratio"]) == "a: helps psnr (15.1 to 16.1); within the spread: 1 of 2."
+    assert said_of("b", found, ["psnr"]) == "b: does not help any of 1 figures; within the spread: 1 of 1."
+    assert "nothing to say" in said_of("c", found, ["psnr", "ratio"])
     lines = table(rows, ["plain", "a", "b"], found).splitlines()
     assert lines[0] == "| figure | plain | a | b |"
     assert "15.1 ± 0.1 (15 to 15.2) | 16.1 ± 0.1 (16 to 16.2) **helps**, p 0.00026" in lines[2]
