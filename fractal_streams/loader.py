@@ -148,6 +148,19 @@ class Loader:
             self._torch_loader = DataLoader(self._dataset, batch_size=None, **self._settings)
         return self._hand_out(iter(self._torch_loader), self._course, self._turn)
 
+    @property
+    def _iterator(self) -> Any:
+        """The torch loader's, under the name by which Lightning's Trainer finds worker processes and ends them.
+
+        Left to the cycle collector, each of them is waited for in vain for 5 s: its queue goes before it is told.
+        """
+        return None if self._torch_loader is None else self._torch_loader._iterator
+
+    @_iterator.setter
+    def _iterator(self, iterator: Any) -> None:
+        if self._torch_loader is not None:
+            self._torch_loader._iterator = iterator
+
     def _hand_out(self, items: Iterator[Any], course: Course, turn: int) -> Iterator[Any]:
         while True:
             if turn != self._turn:

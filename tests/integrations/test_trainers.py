@@ -113,7 +113,8 @@ def test_real_worlds_of_two_and_three_share_every_index_once(warm: Warm) -> None
 
 def prepared() -> Any:
     """What comes of accelerator.prepare(DataLoader(StreamDataset)) in a world of 2 and one of 1."""
-    import accelerate  # noqa: F401  before the ranks are forked
+    import accelerate  # noqa: F401  before the ranks are forked, as all that they would import
+    import datasets  # noqa: F401
 
     def ways(workers: tuple[tuple[int, str | None], ...]) -> Any:
         from accelerate import Accelerator
@@ -208,6 +209,7 @@ def test_accelerate_with_a_loader_sees_every_index_once_over_two_ranks_and_a_res
 def lightning() -> Any:
     """Indices that Lightning's Trainer trained on before a checkpoint, behind it, and after it was resumed from."""
     import logging
+    from multiprocessing import active_children
 
     import torch
     from digits import Digits
@@ -239,6 +241,7 @@ def lightning() -> Any:
             **{"devices": 1, **limits},
         )  # fmt: skip
         trainer.fit(model, Loader(Digits(), **settings), ckpt_path=resume)
+        assert not active_children(), "the trainer leaves no process to be waited for"
         return model.seen
 
     found = {}
