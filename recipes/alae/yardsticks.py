@@ -84,7 +84,7 @@ def halves(stream: Stream, samples: int, val_seed: int, device: str | torch.devi
     Args:
         stream: of the validation or test split, with float pictures in [-1, 1].
         samples: pictures of each; of clips so many that their frames are as many, rounded up. Of stored pictures at
-            most a half of the split.
+            most a half of the split, from its first pass, whatever `val_seed` is: so none comes twice.
 
     Raises:
         InvalidValueError: fewer than 20 pictures in a half, or pictures that are no floats in [-1, 1].
@@ -93,7 +93,7 @@ def halves(stream: Stream, samples: int, val_seed: int, device: str | torch.devi
     frames = shape[1] if len(shape) == 5 else 1
     count = -(-samples // frames)
     if (most := getattr(stream, "count", None)) is not None:  # stored pictures come again after so many
-        count = min(count, most // 2)
+        count, val_seed = min(count, most // 2), 0
     if count * frames < FEWEST:
         raise InvalidValueError(
             f"{count * frames} pictures are too few to compare, {FEWEST} are needed in each of two halves: ask for "

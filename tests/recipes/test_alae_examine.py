@@ -172,7 +172,7 @@ def test_a_prior_draws_for_the_pictures_of_the_other_half() -> None:
 def test_stored_pictures_have_no_labels_or_parameters_to_tell_of() -> None:
     pictures = np.random.default_rng(0).integers(0, 256, (90, 12, 12, 3), dtype=np.uint8)
     stream = StoredStream(pictures, height=EDGE, flip="both", **{**FORM, "split": "train"})
-    known, test = halves(stream, 1000, 0, "cpu")
+    known, test = halves(stream, 1000, 1, "cpu")
     assert len(known.images) == len(test.images) == 45  # no picture comes twice
     assert not set(known.latents["item"].tolist()) & set(test.latents["item"].tolist())
     found = examined(Linear(), stream, **QUICK)
