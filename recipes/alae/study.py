@@ -22,6 +22,7 @@ from typing import Any
 from fractal_streams.recipes.alae.sources import SourceSettings, opened_source
 from fractal_streams.recipes.alae.study_verdicts import (
     LEVEL,
+    OVER,
     RULE,
     Comparison,
     Row,
@@ -256,10 +257,8 @@ def summary(settings: StudySettings) -> Result:
     rows = sorted((row_of(*each) for each in settings.runs()), key=lambda row: (order[row.arm], row.seed))
     found = compared(rows, arms)
     sentences = [said_of(arm, found, key) for arm in arms[1:]]
-    if found:
-        sentences.append(
-            f"Of {len(found)} comparisons, up to {LEVEL * len(found):.0f} fall outside the spread by chance alone."
-        )
+    if count := sum(not each.figure.endswith(OVER) for each in found):  # those only divide others by a constant
+        sentences.append(f"Of {count} comparisons, up to {LEVEL * count:.0f} fall outside the spread by chance alone.")
     sentences += [*late(settings), *lost(rows)]
     result = Result(rows=tuple(rows), comparisons=tuple(found), sentences=tuple(sentences))
     write_rows(settings.folder / "study.csv", rows)

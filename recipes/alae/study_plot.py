@@ -16,6 +16,7 @@ from fractal_streams.errors import missing_extra
 try:
     from matplotlib.figure import Figure
     from matplotlib.lines import Line2D
+    from matplotlib.ticker import MaxNLocator
 except ImportError as error:
     raise missing_extra(str(error.name), "recipes") from None
 
@@ -110,6 +111,7 @@ def draw_figure(
         tick.set_color("#8a6d00")
     axes.set_ylim(len(labels) - 0.4, -0.6)
     axes.margins(x=0.08)
+    axes.xaxis.set_major_locator(MaxNLocator(5))
     arrow = {1: "  higher is better", -1: "  lower is better", 0: ""}[better(name)]
     axes.set_title(WORDS.get(name, name.replace("_", " ")), fontsize=10, pad=14 if arrow else 6)
     if arrow:
