@@ -218,7 +218,7 @@ def project_command(
     out: Annotated[Path, typer.Option(help="Folder for codes.npz and board.png, a new one.")] = Path("projected"),
     styles: Annotated[str, typer.Option(help=f"A code for all styles or one for each: {', '.join(STYLES)}.")] = "w",
     steps: Annotated[int, typer.Option(help="Of Adam.", min=1)] = 500,
-    lr: Annotated[float, typer.Option(help="First rate, in deviations of a code; falls to 0.", min=0.0)] = 0.01,
+    lr: Annotated[float, typer.Option(help="First rate, in deviations of a code; falls to 0.", min=0.0)] = 0.1,
     features: Annotated[float, typer.Option(help="Weight of E's features beside the pixels.", min=0.0)] = 0.1,
     indices: indices_option("0:16") = "",  # type: ignore[valid-type]
     preset: Preset = "",

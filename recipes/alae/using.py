@@ -200,7 +200,7 @@ def project(
     images: Tensor,
     *,
     steps: int = 500,
-    lr: float = 0.01,
+    lr: float = 0.1,
     styles: str = "w",
     features: float = FEATURES,
     batch_size: int = 64,
