@@ -12,12 +12,12 @@ from types import ModuleType
 
 import pytest
 
-pytest.importorskip("typer")
+typer = pytest.importorskip("typer")
 
 from commands import refused, run
 from fractal_streams.recipes.settings import Settings, command, option
 
-from fractal_streams.cli_train import RECIPES, SWEEP
+from fractal_streams.cli_train import ALAE, RECIPES, SWEEP
 from fractal_streams.errors import InvalidValueError
 
 PLACE = "fractal_streams.recipes"
@@ -87,9 +87,35 @@ def test_an_unknown_recipe_names_the_nearest(wrong: str, near: str) -> None:
 
 def test_every_recipe_named_here_is_there() -> None:
     folder = Path(__file__).parents[1] / "recipes"
-    files = [folder / f"{recipe.module}.py" for recipe in (*RECIPES.values(), SWEEP)]
-    missing = [path.name for path in files if not path.is_file() or "\napp = " not in path.read_text()]
+    files = [folder / f"{recipe.module.replace('.', '/')}.py" for recipe in (*RECIPES.values(), SWEEP)]
+    has_app = re.compile(r"^app(: Any)? = ", re.MULTILINE)
+    missing = [path.name for path in files if not path.is_file() or not has_app.search(path.read_text())]
     assert missing == []
+    several = (folder / "alae" / "commands.py").read_text()
+    assert all(f'@app.command("{name}"' in several for name in ALAE)
+
+
+def test_help_lists_what_is_done_with_a_trained_alae() -> None:
+    text = " ".join(run("alae", "--help").output.replace("│", " ").split())
+    assert run("alae").output == run("alae", "--help").output
+    for name, recipe in ALAE.items():
+        assert re.search(rf" {name} {re.escape(recipe.line)}", text), name
+    assert "No such command 'dream'" in refused("alae", "dream")
+
+
+def test_a_command_of_several_is_called_with_its_options(monkeypatch: pytest.MonkeyPatch) -> None:
+    module, seen = ModuleType("several"), []
+    module.app = several = typer.Typer()  # type: ignore[attr-defined]
+
+    def noted(name: str) -> None:
+        several.command(name)(lambda num_steps=3: seen.append((name, num_steps)))
+
+    for name in ALAE:
+        noted(name)
+        monkeypatch.setitem(sys.modules, f"{PLACE}.{ALAE[name].module}", module)
+    for name in ALAE:
+        run("alae", name, "--num-steps", 7)
+    assert seen == [(name, 7) for name in ALAE]
 
 
 def loads(*arguments: str) -> set[str]:
@@ -104,7 +130,7 @@ def loads(*arguments: str) -> set[str]:
     return set(told.rpartition("loaded")[2].split())
 
 
-@pytest.mark.parametrize("words", [("--help",), ("train", "--help")], ids=" ".join)
+@pytest.mark.parametrize("words", [("--help",), ("train", "--help"), ("alae", "--help")], ids=" ".join)
 def test_pages_of_help_load_no_torch_and_no_recipe(words: tuple[str, ...]) -> None:
     found = loads(*words)
     assert "typer" in found and "fractal_streams.cli_train" in found

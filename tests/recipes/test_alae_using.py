@@ -17,12 +17,11 @@ pytest.importorskip("typer")
 pytest.importorskip("safetensors")
 image = pytest.importorskip("PIL.Image")
 
-from commands import refused, run
-from fractal_streams.recipes.alae import code_file, commands, given, using, writing
+from fractal_streams.recipes.alae import code_file, given, using
 from fractal_streams.recipes.alae.code_file import Coded, coded, load_codes, save_codes
 from fractal_streams.recipes.alae.keeping import load_model, save_model
 from fractal_streams.recipes.alae.model import ALAE, Size
-from fractal_streams.recipes.alae.sources import SourceSettings, opened_source
+from fractal_streams.recipes.alae.sources import opened_source
 from fractal_streams.recipes.alae.train import ALAESettings
 from fractal_streams.recipes.alae.using import decode, draws, encode, interpolate, nearer, project
 from fractal_streams.recipes.data import held_out
