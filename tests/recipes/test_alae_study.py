@@ -5,6 +5,9 @@ from __future__ import annotations
 import csv
 import json
 import math
+import subprocess
+import sys
+import time
 from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
@@ -34,6 +37,7 @@ from fractal_streams.recipes.alae.study_verdicts import (
     table,
     welch,
 )
+from fractal_streams.recipes.journal import read_records
 from fractal_streams.recipes.models.classifiers import save_classifier, vision_transformer
 from fractal_streams.recipes.sweep import Slot
 from matplotlib.colors import to_rgba
@@ -329,16 +333,32 @@ def test_a_plot_shows_seeds_means_and_yardsticks() -> None:
 
 
 @pytest.mark.slow
-def test_a_study_in_processes(tmp_path: Path) -> None:
-    """Two runs of each question, examined, compared by a classifier that was trained once."""
-    for question, arms in (("contrast", ("plain", "both")), ("time", ("plain", "together"))):
-        folder = tmp_path / question
-        found = study.run(tiny(
-            folder, question=question, arms=arms, seeds=(0,), parallel=2, feature_steps=3, final_samples=64,
-            clip_length=4 if question == "time" else None, image_size=16, num_steps=6, batch_size=8,
-        ))  # fmt: skip
-        assert [row.outcome for row in found.rows] == ["trained", "trained"], found.rows
-        names = {each.figure for each in found.comparisons}
-        wanted = {*QUESTIONS[question].key} - {"ssim"}
-        assert wanted <= names, wanted - names
-        assert not list(folder.glob("runs/*/features")) and (folder / "features" / "model.json").is_file()
+@pytest.mark.parametrize("question, arms", [("contrast", ("plain", "both")), ("time", ("plain", "together"))])
+def test_a_study_that_is_killed_goes_on(question: str, arms: tuple[str, ...], tmp_path: Path) -> None:
+    """Real runs in processes of their own, examined, and compared by a classifier that was trained once."""
+    asked = tiny(
+        tmp_path, question=question, arms=arms, seeds=(0,), parallel=2, feature_steps=3, final_samples=64,
+        image_size=16, clip_length=4 if question == "time" else None, num_steps=40, batch_size=8,
+    )  # fmt: skip
+    names = ("question", "arms", "seeds", "clip_length", *TINY)
+    given = {name: getattr(asked, name) for name in dict.fromkeys(names) if getattr(asked, name) is not None}
+    words = [
+        f"--{name.replace('_', '-')}={','.join(map(str, value)) if isinstance(value, tuple) else value}"
+        for name, value in given.items()
+        if name != "quiet"
+    ]
+    call = [sys.executable, "-m", "fractal_streams.recipes.alae.study", "--quiet", f"--folder={tmp_path}", *words]
+    process = subprocess.Popen(call)
+    while not list(tmp_path.glob("runs/*/checkpoint/step-*")):
+        assert process.poll() is None
+        time.sleep(0.05)
+    process.kill()
+    process.wait()
+    trained = (tmp_path / "features" / "result.json").stat().st_mtime_ns
+    found = study.run(asked)
+    assert [row.outcome for row in found.rows] == ["trained", "trained"], found.rows
+    assert (tmp_path / "features" / "result.json").stat().st_mtime_ns == trained
+    assert not list(tmp_path.glob("runs/*/features"))
+    assert {*QUESTIONS[question].key} <= {each.figure for each in found.comparisons}
+    steps = [[int(row["step"]) for row in read_records(tmp_path / "runs" / f"{arm}-seed-0")] for arm in arms]
+    assert steps == [list(range(2, 41, 2))] * 2
