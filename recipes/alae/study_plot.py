@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from fractal_streams.recipes.alae.study_verdicts import Comparison, Row, Spread, better, values_of
+from fractal_streams.recipes.alae.study_verdicts import Comparison, Row, Spread, better, by_seed
 
 from fractal_streams.contact_sheet import whole_file
 from fractal_streams.errors import missing_extra
@@ -53,7 +53,9 @@ YARDSTICKS: Mapping[str, Mapping[str, str]] = {
     },
     "r_squared_codes": {"r_squared_untrained": "untrained", "r_squared_pixels": "raw pixels"},
     "spectrum": {"spectrum_floor": "floor"},
-    "speed_codes": {"speed_untrained": "untrained", "speed_pixels": "raw pixels"},
+    "speed_codes": {
+        "speed_untrained": "untrained", "speed_pixels": "raw pixels", "speed_random_convolutions": "random maps",
+    },
 }  # fmt: skip
 """Of a figure: those that stand below its arms."""
 
@@ -92,7 +94,7 @@ def draw_figure(
     """A figure: points of seeds and the mean of each arm, the range of the first behind them, yardsticks in grey."""
     labels = list(arms)
     for place, arm in enumerate(arms):
-        values = values_of(rows, arm, name)
+        values = [*by_seed(rows, arm, name).values()]
         verdict = "first" if place == 0 else verdicts.get((name, arm), "")
         colour = COLOURS.get(verdict, GREY)
         if values:

@@ -17,8 +17,11 @@ RULE = (
     f"An arm helps or hurts a figure where its seeds and the first arm's don't overlap, and Welch's t test tells the "
     f"means apart at {LEVEL:.0%}, both sides; else the difference is within the spread. Figures that are neither "
     f"better high nor better low are raised or lowered. Of three seeds each, it sees nine in ten differences of four "
-    f"standard deviations, and one in three of two: within the spread is not the same as none."
+    f"standard deviations, and one in three of two: within the spread is not the same as none. Seeds of two arms begin "
+    f"with the same weights and see the same pictures, so the table has a second chance, of the t test seed by seed."
 )
+LEAST = 1e-4
+"""Chances below it are told as this."""
 DECIDED = ("helps", "hurts", "raises", "lowers")
 """Verdicts on differences that are larger than the spread."""
 WITHIN, UNKNOWN = "within the spread", "too few seeds"
@@ -82,7 +85,8 @@ class Spread:
 class Comparison:
     """A figure of an arm beside that of the first arm.
 
-    difference: of the means. chance: of Welch's t test, both sides; None of fewer than two seeds.
+    difference: of the means. chance: of Welch's t test, both sides; None of fewer than two seeds. paired: of the t test
+    of the differences seed by seed, whose runs begin with the same weights; None of fewer than two seeds of both.
     verdict: of `DECIDED`, `WITHIN` or `UNKNOWN`.
     """
 
@@ -92,6 +96,7 @@ class Comparison:
     first: Spread
     difference: float
     chance: float | None
+    paired: float | None
     verdict: str
 
 
@@ -122,9 +127,9 @@ def over_floors(figures: Mapping[str, float]) -> dict[str, float]:
     return found
 
 
-def values_of(rows: Sequence[Row], arm: str, figure: str) -> list[float]:
+def by_seed(rows: Sequence[Row], arm: str, figure: str) -> dict[int, float]:
     """A figure of an arm's seeds, where it was found."""
-    return [row.figures[figure] for row in rows if row.arm == arm and figure in row.figures]
+    return {row.seed: row.figures[figure] for row in rows if row.arm == arm and figure in row.figures}
 
 
 def figures_of(rows: Sequence[Row], yardsticks: bool = False) -> list[str]:
@@ -138,22 +143,22 @@ def compared(rows: Sequence[Row], arms: Sequence[str]) -> list[Comparison]:
     return [
         comparison(figure, arm, here, first)
         for figure in figures_of(rows)
-        if (first := values_of(rows, arms[0], figure))
+        if (first := by_seed(rows, arms[0], figure))
         for arm in arms[1:]
-        if (here := values_of(rows, arm, figure))
+        if (here := by_seed(rows, arm, figure))
     ]
 
 
-def comparison(figure: str, arm: str, here: Sequence[float], first: Sequence[float]) -> Comparison:
-    """The verdict on a figure, by `RULE`.
+def comparison(figure: str, arm: str, here: Mapping[int, float], first: Mapping[int, float]) -> Comparison:
+    """The verdict on a figure, by `RULE`; each arm as seed to value.
 
     Example:
-        >>> comparison("psnr", "l1", [17.0, 17.1, 17.2], [15.0, 15.1, 15.2]).verdict
+        >>> comparison("psnr", "l1", {0: 17.0, 1: 17.1, 2: 17.2}, {0: 15.0, 1: 15.1, 2: 15.2}).verdict
         'helps'
-        >>> comparison("psnr", "l1", [17.0, 15.0, 16.0], [15.0, 15.1, 15.2]).verdict
+        >>> comparison("psnr", "l1", {0: 17.0, 1: 15.0, 2: 16.0}, {0: 15.0, 1: 15.1, 2: 15.2}).verdict
         'within the spread'
     """
-    one, other = Spread.of(here), Spread.of(first)
+    one, other = Spread.of([*here.values()]), Spread.of([*first.values()])
     difference, chance = one.mean - other.mean, welch(one, other)
     if chance is None:
         verdict = UNKNOWN
@@ -163,9 +168,28 @@ def comparison(figure: str, arm: str, here: Sequence[float], first: Sequence[flo
         verdict = "helps" if way * difference > 0.0 else "hurts"
     else:
         verdict = "raises" if difference > 0.0 else "lowers"
+    apart = [here[seed] - first[seed] for seed in here if seed in first]
     return Comparison(
-        figure=figure, arm=arm, here=one, first=other, difference=difference, chance=chance, verdict=verdict
-    )
+        figure=figure, arm=arm, here=one, first=other, difference=difference, chance=chance, paired=paired(apart),
+        verdict=verdict,
+    )  # fmt: skip
+
+
+def paired(differences: Sequence[float]) -> float | None:
+    """How often the mean of differences around 0 is so far from it or farther: Student's t test, both sides.
+
+    None of fewer than two.
+
+    Example:
+        >>> round(paired([1.0, 2.0, 3.0]), 4)
+        0.0742
+    """
+    if len(differences) < 2:
+        return None
+    spread = Spread.of(differences)
+    if not spread.deviation:
+        return 0.0 if spread.mean else 1.0
+    return student(abs(spread.mean) / spread.deviation * math.sqrt(spread.count), spread.count - 1.0)
 
 
 def welch(one: Spread, other: Spread) -> float | None:
@@ -234,18 +258,22 @@ def lost(rows: Sequence[Row]) -> list[str]:
 
 
 def table(rows: Sequence[Row], arms: Sequence[str], found: Sequence[Comparison]) -> str:
-    """Markdown: a line for each figure, mean ± deviation (least to most) of each arm, and its verdict."""
+    """Markdown: a line for each figure, mean ± deviation (least to most) of each arm, and its verdict.
+
+    Behind a verdict stand the chances of Welch's test and of the test seed by seed.
+    """
     verdicts = {(each.figure, each.arm): each for each in found}
     lines = [f"| figure | {' | '.join(arms)} |", f"| --- |{' --- |' * len(arms)}"]
     for figure in figures_of(rows):
         cells = []
         for arm in arms:
-            values = values_of(rows, arm, figure)
-            cell = cell_of(Spread.of(values)) if values else ""
+            values = [*by_seed(rows, arm, figure).values()]
+            cells.append(cell_of(Spread.of(values)) if values else "")
             if each := verdicts.get((figure, arm)):
-                sure = "" if each.chance is None else f", p {each.chance:.2g}"
-                cell += f" **{each.verdict}**{sure}" if each.verdict in DECIDED else f" {each.verdict}{sure}"
-            cells.append(cell)
+                told = [f"**{each.verdict}**" if each.verdict in DECIDED else each.verdict]
+                chances = {"p": each.chance, "paired": each.paired}
+                told += [f"{name} {max(chance, LEAST):.2g}" for name, chance in chances.items() if chance is not None]
+                cells[-1] += f" {', '.join(told)}"
         way = {1: " ↑", -1: " ↓", 0: ""}[better(figure)]
         lines.append(f"| {figure}{way} | {' | '.join(cells)} |")
     lines += ["", "| yardstick | all runs |", "| --- | --- |"]

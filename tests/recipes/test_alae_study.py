@@ -32,6 +32,7 @@ from fractal_streams.recipes.alae.study_verdicts import (
     figures_of,
     is_yardstick,
     over_floors,
+    paired,
     said_of,
     student,
     table,
@@ -136,9 +137,18 @@ def test_welch_s_test_of_a_known_example() -> None:
     ],
 )
 def test_the_rule_on_planted_numbers(figure: str, here: list[float], first: list[float], verdict: str) -> None:
-    found = comparison(figure, "arm", here, first)
+    found = comparison(figure, "arm", dict(enumerate(here)), dict(enumerate(first)))
     assert found.verdict == verdict
     assert found.difference == pytest.approx(sum(here) / len(here) - sum(first) / len(first))
+
+
+def test_seeds_are_compared_one_by_one_too() -> None:
+    """A difference that is the same for each seed is seen beside any spread of seeds; of seeds of both arms alone."""
+    found = comparison("psnr", "arm", {0: 15.1, 1: 17.12, 2: 19.11, 7: 99.0}, {2: 19.0, 1: 17.0, 0: 15.0, 8: 3.0})
+    assert found.verdict == "within the spread"
+    quotient = 0.11 / 0.01 * math.sqrt(3)
+    assert found.paired == pytest.approx(1 - quotient / math.sqrt(2 + quotient**2), rel=1e-6)
+    assert paired([0.0, 0.0]) == 1.0 and paired([1.0, 1.0]) == 0.0 and paired([1.0]) is None
 
 
 def test_what_the_rule_sees() -> None:
@@ -147,7 +157,7 @@ def test_what_the_rule_sees() -> None:
     seen = {}
     for apart in (0.0, 2.0, 4.0):
         moved = draws + torch.tensor([[apart], [0.0]])
-        found = [comparison("psnr", "arm", *pair).verdict for pair in moved.tolist()]
+        found = [comparison("psnr", "arm", *(dict(enumerate(arm)) for arm in pair)).verdict for pair in moved.tolist()]
         seen[apart] = 1 - found.count("within the spread") / 400
         assert not apart or found.count("hurts") <= 1
     assert 0.0 < seen[0.0] <= 0.05
@@ -196,7 +206,7 @@ def test_every_figure_of_every_arm_is_held_to_the_first() -> None:
     assert "nothing to say" in said_of("c", found, ["psnr", "ratio"])
     lines = table(rows, ["plain", "a", "b"], found).splitlines()
     assert lines[0] == "| figure | plain | a | b |"
-    assert "15.1 ± 0.1 (15 to 15.2) | 16.1 ± 0.1 (16 to 16.2) **helps**, p 0.00026" in lines[2]
+    assert "15.1 ± 0.1 (15 to 15.2) | 16.1 ± 0.1 (16 to 16.2) **helps**, p 0.00026, paired 0.0001" in lines[2]
     assert lines[-1] == "| psnr_box | 17 ± 0 (17 to 17) |"
 
 
