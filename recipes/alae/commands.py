@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -231,18 +232,24 @@ def project_command(
     device: Device = "auto",
     quiet: Quiet = False,
 ) -> None:
-    """The code whose picture is nearest to a given one, by optimisation from the encoder's code on."""
+    """The code whose picture is nearest to a given one, by optimisation from the encoder's code on.
+
+    Stopped, it goes on behind the last whole batch when it is asked for the same.
+    """
     refuse_filled(out)
     run = opened_run(folder, device)
     given = chosen(run, pictures, indices, "0:16", preset, split, data_seed, skip, on_error, cache, quiet)
     facts, images = coded(run.model, given.stream, given.indices, batch_size=batch_size), given.images().cpu()
+    parts = out.with_name(f".{out.name}.parts")
     found = project(
-        run.model, images, steps=steps, lr=lr, styles=styles, features=features, batch_size=batch_size, quiet=quiet
+        run.model, images, steps=steps, lr=lr, styles=styles, features=features, batch_size=batch_size, quiet=quiet,
+        parts=parts if len(images) > batch_size else None,
     )  # fmt: skip
     figures = {name: getattr(found, name).numpy() for name in ("psnr", "first_psnr")}
     best = replace(facts, codes=found.codes.numpy(), figures=figures)
     sides = [decode(run.model, codes, batch_size=batch_size) for codes in (found.first_codes, found.codes)]
     save_projections(out, images, *sides, best, title=f"{run.folder.name}: {steps} steps, {styles}")
+    shutil.rmtree(parts, ignore_errors=True)
     before, after = (float(values.median()) for values in (found.first_psnr, found.psnr))
     typer.echo(
         f"{out}: {len(images):,} pictures, median PSNR {before:.2f} dB of E's codes, {after:.2f} dB of those found"

@@ -13,6 +13,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fractal_streams.recipes.alae.board import looking
@@ -25,6 +27,7 @@ from fractal_streams.spec import one_of, whole
 try:
     import torch
     from fractal_streams.recipes.alae.layers import halved
+    from fractal_streams.recipes.alae.parts import kept, key_of
     from fractal_streams.recipes.alae.priors import Gaussian, Prior
     from fractal_streams.recipes.alae.reconstruction import PEAK, clipped
     from fractal_streams.recipes.data import held_out
@@ -196,16 +199,9 @@ class Projection:
 
 
 def project(
-    model: ALAE,
-    images: Tensor,
-    *,
-    steps: int = 500,
-    lr: float = 0.1,
-    styles: str = "w",
-    features: float = FEATURES,
-    batch_size: int = 64,
-    quiet: bool = True,
-) -> Projection:
+    model: ALAE, images: Tensor, *, steps: int = 500, lr: float = 0.1, styles: str = "w", features: float = FEATURES,
+    batch_size: int = 64, quiet: bool = True, parts: Path | None = None,
+) -> Projection:  # fmt: skip
     """The codes whose pictures are nearest to given ones, by Adam from E's codes on; the weights stay as they are.
 
     What falls is the mean squared error of pixels, at full size, half, a quarter and so on down to 4 pixels a side,
@@ -219,6 +215,7 @@ def project(
         styles: "w", one code for all styles, or "w+", one for each.
         features: weight of E's features, 0 and up; the MLP variant has none.
         batch_size: pictures at once. quiet: no progress bar.
+        parts: a folder that keeps what is found of each batch, for a call that follows one that was stopped.
 
     Raises:
         InvalidValueError: pictures of another shape, a value out of its range, or a model whose pictures hold NaN.
@@ -240,9 +237,15 @@ def project(
     size = whole(batch_size, "batch_size", 1, 2**31 - 1, "pictures")
     check_images(model, images)
     search = Search(model, steps, lr, styles, 0.0 if model.flat else features)
-    parts = images.split(size)
-    with looking(model), frozen(model), bar("projection", steps * len(parts), quiet) as ahead:
-        found = [search.over(fitted(part.to(model.mean_code.device), model), ahead) for part in parts]
+    batches = images.split(size)
+    key = key_of(model, steps, lr, styles, search.features, model.image_size, float(model.blend))
+    found: list[tuple[Tensor, ...]] = []
+    with looking(model), frozen(model), bar("projection", steps * len(batches), quiet) as ahead:
+        for batch in batches:
+            part = fitted(batch.to(model.mean_code.device), model)
+            done, there = kept(parts, key, part, partial(search.over, part, ahead))
+            found.append(done)
+            ahead(steps if there else 0)
     codes, first_codes, errors, first = (torch.cat(each).to(images.device) for each in zip(*found, strict=True))
     if not bool(first.isfinite().all()):
         raise InvalidValueError("the model makes pictures that hold NaN or infinity: its training diverged")

@@ -16,7 +16,7 @@ pytest.importorskip("safetensors")
 image = pytest.importorskip("PIL.Image")
 
 from commands import refused, run
-from fractal_streams.recipes.alae import board, writing
+from fractal_streams.recipes.alae import board, using, writing
 from fractal_streams.recipes.alae.code_file import load_codes
 from fractal_streams.recipes.alae.keeping import load_model, save_model
 from fractal_streams.recipes.alae.model import ALAE, Size
@@ -177,7 +177,8 @@ def test_a_film_is_a_video(tmp_path: Path) -> None:
 
     line = torch.linspace(-1, 1, 5)[None, :, None, None, None].expand(2, 5, 3, 8, 8)
     assert writing.save_film(tmp_path / "film.mp4", line) == 9
-    with imageio.get_reader(tmp_path / "film.mp4") as reader:
+    with imageio.get_reader(tmp_path / "film.mp4") as opened:
+        reader: Any = opened
         assert reader.count_frames() == 9
     assert [*tmp_path.iterdir()] == [tmp_path / "film.mp4"]
 
@@ -196,6 +197,40 @@ def test_projections_and_their_figures(place: Path, model: ALAE, tmp_path: Path)
     alae("decode", place, tmp_path / "found" / "codes.npz", "--out", tmp_path / "again")
     assert np.array_equal(np.load(tmp_path / "again" / "pictures.npz")["images"], board.levels(made))
     assert "not empty" in not_alae("project", place, *asked, "--out", tmp_path / "found")
+
+
+def test_a_projection_that_was_stopped_goes_on(place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = ("--indices", "0:5", "--steps", 3, "--batch-size", 2)
+    alae("project", place, *asked, "--out", tmp_path / "whole")
+    batches, over = [], using.Search.over
+
+    def stopped(search: using.Search, images: Tensor, ahead: Any) -> Any:
+        batches.append(len(images))
+        if len(batches) == 3:
+            raise OSError("no power")
+        return over(search, images, ahead)
+
+    monkeypatch.setattr(using.Search, "over", stopped)
+    assert "no power" in not_alae("project", place, *asked, "--out", tmp_path / "found")
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".found.parts", "whole"]
+    alae("project", place, *asked, "--out", tmp_path / "found")
+    assert batches == [2, 2, 1, 1]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["found", "whole"]
+    for name in ("codes.npz", "board.png"):
+        assert (tmp_path / "found" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+    monkeypatch.setattr(using.Search, "over", over)
+    keep, pictures = tmp_path / "parts", samples(0, 1)
+    model = load_model(place / "run")
+    first = using.project(model, pictures, steps=2, parts=keep)
+    assert torch.equal(using.project(model, pictures, steps=2, parts=keep).codes, first.codes)
+    assert len([*keep.iterdir()]) == 1
+    for change in ({"lr": 0.2}, {"styles": "w+"}, {"steps": 3}, {"features": 0.0}):
+        using.project(model, pictures, **{"steps": 2, "parts": keep, **change})  # type: ignore[arg-type]
+    using.project(model, pictures.flip(0), steps=2, parts=keep)
+    with torch.no_grad():
+        model.generator.begin.mul_(1.1)
+    using.project(model, pictures, steps=2, parts=keep)
+    assert len([*keep.iterdir()]) == 7  # nothing of other settings, pictures or weights was taken
 
 
 def test_nothing_half_written_remains(tmp_path: Path) -> None:
