@@ -86,7 +86,9 @@ def chosen(
 ) -> Chosen:  # fmt: skip
     """The pictures that a command's options mean."""
     if not pictures:
-        stream = run_stream(run, preset=preset, split=split, seed=data_seed)
+        if skip or on_error != "raise":
+            raise InvalidValueError("--skip and --on-error are of pictures, and none are given: leave them out")
+        stream = run_stream(run, preset=preset, split=split, seed=data_seed, cache=cache)
         return Chosen(stream=stream, indices=parsed_indices(indices or usual))
     if preset or data_seed is not None:
         raise InvalidValueError("--preset and --data-seed are of streams, and pictures are given: leave them out")
@@ -135,7 +137,7 @@ def decode_command(
     folder: Model,
     codes: Annotated[Path | None, typer.Argument(metavar="CODES", help="An .npz; without it, fresh draws.")] = None,
     out: Annotated[Path, typer.Option(help="Folder of the pictures, a new one.")] = Path("decoded"),
-    count: Annotated[int, typer.Option(help="Fresh draws.", min=1)] = 64,
+    count: Annotated[int | None, typer.Option(help="Fresh draws (64).", min=1)] = None,
     seed: Seed = 0,
     psi: Psi = 1.0,
     batch_size: Annotated[int, typer.Option(help="At once.", min=1, rich_help_panel=PLACE)] = 256,
@@ -144,9 +146,11 @@ def decode_command(
 ) -> None:
     """Pictures of codes, or of fresh draws: PNGs, a sheet, and an .npz with levels and codes."""
     refuse_filled(out)
+    if codes is not None and count is not None:
+        raise InvalidValueError(f"--count is of draws, and {codes} is given: leave one of them out")
     run = opened_run(folder, device)
     _ = run.edge
-    found = drawn(run, count, seed, psi) if codes is None else load_codes(codes)
+    found = drawn(run, 64 if count is None else count, seed, psi) if codes is None else load_codes(codes)
     images = decode(run.model, found.tensor(), psi=1.0 if codes is None else psi, batch_size=batch_size)
     named = f"draws, seed {seed}" if codes is None else codes.name
     title = f"{run.folder.name}: {named}" + (f", psi {psi:g}" if psi != 1.0 else "")
@@ -219,7 +223,9 @@ def project_command(
     out: Annotated[Path, typer.Option(help="Folder for codes.npz and board.png, a new one.")] = Path("projected"),
     styles: Annotated[str, typer.Option(help=f"A code for all styles or one for each: {', '.join(STYLES)}.")] = "w",
     steps: Annotated[int, typer.Option(help="Of Adam.", min=1)] = 500,
-    lr: Annotated[float, typer.Option(help="First rate, in deviations of a code; falls to 0.", min=0.0)] = 0.1,
+    lr: Annotated[
+        float, typer.Option(help="First rate, in sizes of a code about the mean; falls to 0.", min=0.0)
+    ] = 0.1,
     features: Annotated[float, typer.Option(help="Weight of E's features beside the pixels.", min=0.0)] = 0.1,
     indices: indices_option("0:16") = "",  # type: ignore[valid-type]
     preset: Preset = "",

@@ -127,12 +127,15 @@ def square(path: Path, edge: int) -> Any:
     return small[top : top + edge, left : left + edge]
 
 
-def run_stream(run: Run, *, preset: str = "", split: str = "test", seed: int | None = None) -> Stream:
+def run_stream(
+    run: Run, *, preset: str = "", split: str = "test", seed: int | None = None, cache: Path | None = None
+) -> Stream:
     """A stream of pictures in [-1, 1], as large as the model's.
 
     Args:
         preset: or formula, or a spec's JSON file; "" is what the run was trained on.
         split: "train", "validation" or "test". seed: of the stream; None is the run's own, 0 of another preset.
+        cache: of the decoded data that the run was trained on; None is the user's.
 
     Raises:
         InvalidValueError: no preset, of a model without the settings of its run. Others as `opened_source`.
@@ -146,7 +149,7 @@ def run_stream(run: Run, *, preset: str = "", split: str = "test", seed: int | N
     if run.settings is None:
         raise InvalidValueError(f"{run.folder} has no result.json that says what it was trained on: name a preset")
     kept = {item.name: getattr(run.settings, item.name) for item in fields(SourceSettings)}
-    changed = {"image_size": run.edge, **({} if seed is None else {"data_seed": seed})}
+    changed = {"image_size": run.edge, "cache": cache, **({} if seed is None else {"data_seed": seed})}
     return opened_source(SourceSettings(**{**kept, **changed}), split, run.device)
 
 

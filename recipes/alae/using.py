@@ -210,8 +210,8 @@ def project(
 
     Args:
         images: (N, *shape) in [-1, 1].
-        steps: of Adam. lr: of the first step, in deviations of the picture's code from the mean code; falls as half a
-            cosine to 0.
+        steps: of Adam. lr: of the first step, in root mean squares of the picture's code about the mean code; falls as
+            half a cosine to 0.
         styles: "w", one code for all styles, or "w+", one for each.
         features: weight of E's features, 0 and up; the MLP variant has none.
         batch_size: pictures at once. quiet: no progress bar.
@@ -221,7 +221,7 @@ def project(
         InvalidValueError: pictures of another shape, a value out of its range, or a model whose pictures hold NaN.
 
     Source: R. Abdal, Y. Qin, P. Wonka, "Image2StyleGAN: How to Embed Images Into the StyleGAN Latent Space?", ICCV
-    2019, arXiv:1904.03189, section 4: a code for each style, found by Adam.
+    2019, arXiv:1904.03189: a code for each style, found by Adam.
 
     Example:
         >>> from fractal_streams.recipes.alae.model import ALAE, SIZES

@@ -255,6 +255,8 @@ def test_refusals_name_the_remedy(place: Path, tmp_path: Path) -> None:
     assert "make it first" in not_alae("encode", place, "--out", tmp_path / "no" / "codes.npz")
     assert "must end in .npz" in not_alae("encode", place, "--out", tmp_path / "codes.npy")
     assert "psi must lie in [0, 1]" in not_alae("decode", place, "--psi", 2, "--out", tmp_path / "no")
+    assert "--count is of draws" in not_alae("decode", place, "no.npz", "--count", 2, "--out", tmp_path / "no")
+    assert "are of pictures, and none" in not_alae("encode", place, "--skip", 2, *out)
     assert "styles" in not_alae("project", place, "--styles", "z", "--out", tmp_path / "no")
     assert "no codes at" in not_alae("decode", place, tmp_path / "none.npz", "--out", tmp_path / "no")
     np.savez(tmp_path / "wide.npz", codes=np.zeros((2, CODE + 1)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import doctest
 import json
 import math
 import zipfile
@@ -292,6 +293,28 @@ def squared(levels: np.ndarray) -> Tensor:
     top, left = (small.shape[0] - EDGE) // 2, (small.shape[1] - EDGE) // 2
     cut = small[top : top + EDGE, left : left + EDGE]
     return torch.from_numpy(cut.astype(np.float64).transpose(2, 0, 1) * 2 / 255 - 1)
+
+
+def test_a_run_on_ones_own_pictures_gives_its_held_out_ones(tmp_path: Path) -> None:
+    (tmp_path / "photos").mkdir()
+    for number in range(20):
+        image.fromarray(levels_of_noise(number, EDGE, EDGE)).save(tmp_path / "photos" / f"{number}.png")
+    told = settings(data=str(tmp_path / "photos"), held_out_share=0.3, flip="none")
+    opened = given.opened_run(kept(tmp_path / "run", made(), told), "cpu")
+    assert opened.settings is not None and opened.settings.decisive() == told.decisive()
+    stream = given.run_stream(opened, cache=tmp_path / "cache")
+    found = coded(opened.model, stream, range(3))
+    numbers = [int(Path(name).stem) for name in found.names]
+    expected = torch.stack([squared(levels_of_noise(number, EDGE, EDGE)) for number in numbers]).float()
+    assert np.allclose(found.codes, encode(opened.model, expected).numpy(), atol=1e-4)
+    training = given.run_stream(opened, split="train", cache=tmp_path / "cache")
+    assert not {*numbers} & {int(Path(name).stem) for name in coded(opened.model, training, range(20)).names}
+
+
+@pytest.mark.parametrize("module", [using, code_file], ids=lambda module: module.__name__.rpartition(".")[2])
+def test_the_examples_run(module: Any) -> None:
+    found = doctest.testmod(module)
+    assert found.attempted > 4 and found.failed == 0
 
 
 def test_pictures_of_files_folders_and_zips_are_one_and_the_same(place: Path, tmp_path: Path) -> None:
