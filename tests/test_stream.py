@@ -198,7 +198,9 @@ def test_a_preset_is_a_stream_whose_classes_are_all_drawn(name: str) -> None:
     labels = stream.labels(range(20 * stream.num_classes))
     assert labels.min() >= 0 and labels.max() < stream.num_classes
     assert len(np.unique(labels)) > 0.99 * stream.num_classes
-    assert (stream.generate(range(200)).labels == labels[:200]).all()
+    several = len(stream.spec.parts()) > 1  # type: ignore[attr-defined]
+    some = np.flatnonzero(labels < (2 if several else stream.num_classes))[:200]  # two kernels of sixteen are compiled
+    assert (stream.generate(some).labels == labels[some]).all()
 
 
 @pytest.mark.parametrize("name", ["fractal-10", "fractal-mnist"])

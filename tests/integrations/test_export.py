@@ -20,18 +20,18 @@ from fractal_streams.integrations.export import export
 from hypothesis import given, settings, strategies as st
 from numbered_pictures import NumberedPictures
 
-from fractal_streams import open_stream
+from fractal_streams import StreamSpec, open_stream
 
 # What each reader finds
 
 
 def test_torchvision_reads_an_image_folder(tmp_path: Path) -> None:
     torchvision = pytest.importorskip("torchvision")
-    asked = {"seed": 5, "height": 16, "width": 16, "device": "cpu"}
-    report = export("fractal-families", tmp_path, num={"train": 150, "test": 40}, progress=False, **asked)
+    spec = StreamSpec(formulas=("kali", "julia", "sine", "burning_ship"), num_classes=4, height=16, width=16)
+    report = export(spec, tmp_path, num={"train": 150, "test": 40}, progress=False, seed=5, device="cpu")
     assert report.complete and report.images == 190
     for split, count in (("train", 150), ("test", 40)):
-        stream = open_stream("fractal-families", split=split, **asked)
+        stream = open_stream(spec, split=split, seed=5, device="cpu")
         read = torchvision.datasets.ImageFolder(str(tmp_path / split), allow_empty=True)
         assert [int(name.partition("-")[0]) for name in read.classes] == list(range(stream.num_classes))
         assert read.classes[3].partition("-")[2] == stream.class_title(3).replace("_", "-")

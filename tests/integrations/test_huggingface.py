@@ -27,7 +27,7 @@ from hypothesis import given, settings as checked, strategies as st
 from PIL import Image
 from torch.utils.data import DataLoader
 
-from fractal_streams import Mixture, Shard, open_stream
+from fractal_streams import Mixture, Shard, StreamSpec, open_stream
 from fractal_streams.errors import InvalidValueError
 
 pytestmark = [
@@ -82,9 +82,12 @@ def test_a_mixture_is_read_like_any_stream() -> None:
     assert load_dataset(mixture).features["label"].names == ["stream 0", "stream 1"]
 
 
-@pytest.mark.parametrize("name, shape", [("fractal-families", ()), ("fractal-video", (3,))])
-def test_latents_are_columns_where_they_are_asked_for(name: str, shape: tuple[int, ...], tmp_path: Any) -> None:
-    stream = open_stream(name, device="cpu", height=8, width=8, **({"frames": 3} if shape else {}))
+SEVERAL = StreamSpec(formulas=("kali", "julia"), num_classes=2)
+
+
+@pytest.mark.parametrize("source, shape", [(SEVERAL, ()), ("fractal-video", (3,))], ids=["several", "video"])
+def test_latents_are_columns_where_they_are_asked_for(source: Any, shape: tuple[int, ...], tmp_path: Any) -> None:
+    stream = open_stream(source, device="cpu", height=8, width=8, **({"frames": 3} if shape else {}))
     latents = stream.generate(range(6)).latents
     asked: dict[str, Any] = {"latents": True, "length": 6}
     streamed = load_dataset(stream, **asked)

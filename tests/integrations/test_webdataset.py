@@ -20,7 +20,7 @@ with warnings.catch_warnings():
 from digits import Digits, indices_of
 from fractal_streams.integrations.webdataset import StreamPipeline, StreamSource, open_address, register
 
-from fractal_streams import Shard, open_stream
+from fractal_streams import Shard, StreamSpec, open_stream
 from fractal_streams.errors import FractalStreamsError, InvalidValueError, ReadOnlyError, ShardingError, VersionError
 
 pytestmark = [
@@ -75,11 +75,14 @@ def test_samples_have_the_keys_that_webdataset_wants() -> None:
             assert (torch.stack(images).numpy() == expected.images).all() and list(labels) == expected.labels.tolist()
 
 
-@pytest.mark.parametrize("preset", ["fractal-10", "fractal-families"])  # of these, each has parameters of its own
-def test_a_pipeline_for_tars_runs_unchanged_and_gives_what_the_tar_gives(preset: str, tmp_path: Any) -> None:
+# Of several formulas, each has parameters of its own.
+@pytest.mark.parametrize(
+    "source", ["fractal-10", StreamSpec(formulas=("kali", "julia"), num_classes=2)], ids=["one", "several"]
+)
+def test_a_pipeline_for_tars_runs_unchanged_and_gives_what_the_tar_gives(source: Any, tmp_path: Any) -> None:
     from fractal_streams.integrations.containers.tar import TAR_END, tar_bytes
 
-    stream = open_stream(preset, device="cpu", height=8, width=8)
+    stream = open_stream(source, device="cpu", height=8, width=8)
     path = tmp_path / "shard-000000.tar"
     path.write_bytes(tar_bytes(stream, stream.generate(range(12))) + TAR_END)
     stored = wds.WebDataset(str(path), shardshuffle=False)
