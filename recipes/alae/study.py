@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
@@ -238,7 +239,7 @@ def row_of(arm: str, asked: ALAESettings) -> Row:
         return Row(arm=arm, seed=asked.seed, outcome=outcome, error=error)
     try:
         told = json.loads(path.read_text())
-        figures = {name: float(value) for name, value in told["figures"].items()}
+        figures = {name: float(value) for name, value in told["figures"].items() if math.isfinite(value)}
         settings = told["settings"]
         pace = {name: float(told[name]) for name in PACE}
     except (ValueError, KeyError, TypeError, AttributeError):

@@ -71,6 +71,7 @@ def trained(monkeypatch: pytest.MonkeyPatch) -> list[train.ALAESettings]:
             raise RuntimeError("out of memory")
         figures = {**FIGURES, "psnr": 15.0 + 0.1 * settings.seed + 2.0 * bool(settings.slots)}
         figures["path_own"] += settings.seed
+        figures["ssim"] = math.nan if settings.seed == 1 else 0.5
         result = train.Result(
             steps=settings.num_steps, weights=9, images_per_second=5.0, waiting=0.0, memory=1, seconds=2.0,
             figures=figures,
@@ -220,6 +221,7 @@ def test_a_study_trains_every_run_once_and_tells_of_all(
     )
     told = {each.figure: each for each in first.comparisons}
     assert told["psnr"].verdict == "helps" and told["psnr"].difference == pytest.approx(2.0)
+    assert told["ssim"].here.count == 2 and told["ssim"].here.mean == 0.5
     assert told["path_own"].verdict == told["ratio"].verdict == "within the spread"
     assert told["frechet_own_over_floor"].here.mean == 6.0
     with (tmp_path / "study.csv").open() as file:
