@@ -73,7 +73,7 @@ def test_scales_at_run_time_are_scaled_weights_with_rates_of_their_own() -> None
     optimisers = [
         torch.optim.Adam(runtime.parameters(), rate, **form),
         torch.optim.Adam(
-            [{"params": [weight], "lr": rate * scale} for weight, scale in zip(explicit.weights, explicit.scales, strict=True)],
+            [{"params": [each], "lr": rate * scale} for each, scale in zip(explicit.weights, explicit.scales, strict=True)],
             **form,
         ),
         torch.optim.Adam(wrong.weights, rate, **form),

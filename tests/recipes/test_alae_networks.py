@@ -1,4 +1,4 @@
-"""The four networks: how many weights, whom a picture depends on, what is linear, and how one size grows into another."""
+"""The four networks: how many weights, whom a picture depends on, what is linear, how one size grows into another."""
 
 from __future__ import annotations
 

@@ -1,0 +1,292 @@
+"""The updates of a step: what each is worth, what each moves, what it leaves behind, and that it waits for nothing."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("accelerate")
+
+from fractal_streams.recipes.alae.critics import PatchCritic
+from fractal_streams.recipes.alae.model import ALAE
+from fractal_streams.recipes.alae.priors import Gaussian
+from fractal_streams.recipes.alae.slots import Head, Pass, Slot
+from fractal_streams.recipes.alae.terms import TERMS
+from fractal_streams.recipes.alae.updates import Rules, Updates
+from small_alae import SMALL, batch_of, model_of, moved, updates_of, weights_of
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from fractal_streams import Batch
+from fractal_streams.errors import InvalidValueError
+
+
+@pytest.fixture(scope="module")
+def batch() -> Batch:
+    return batch_of()
+
+
+def planted(images: Tensor) -> tuple[ALAE, Tensor]:
+    """A flat model whose D after E is linear, and the slope a of each of its scores."""
+    model = model_of(flat=True, activation="none")
+    model.encoder.stack.layers = nn.ModuleList(model.encoder.stack.layers[:1])  # no rectifier is left
+    layer = model.encoder.stack.layers[0]
+    layer.weight = nn.Parameter(torch.randn(8, images[0].numel()))
+    product = layer.weight * layer.scale
+    for each in model.discriminator.layers:
+        product = each.weight * each.scale @ product
+    return model, product.detach().flatten()
+
+
+def test_r1_of_a_linear_judge_is_half_gamma_times_its_squared_slope(batch: Batch) -> None:
+    model, slope = planted(batch.images)
+    updates = updates_of(model, gamma=3.0)
+    torch.testing.assert_close(
+        updates.plain_score(batch.images).diff(), (batch.images.flatten(1) @ slope).diff(), atol=1e-4, rtol=1e-4
+    )
+    told = updates.step(batch, 0, 0)
+    assert told["r1"].item() == pytest.approx(1.5 * slope.square().sum().item(), rel=1e-4)
+
+
+def gradients(updates: Updates, batch: Batch, step: int, monkeypatch: pytest.MonkeyPatch) -> list[Tensor]:
+    """Of E and D in the discriminator's update of a step, which is not made."""
+    found: list[Tensor] = []
+
+    def note(terms: Any, optimisers: Any = (), normed: Any = ()) -> None:
+        wanted = updates.weights(("encoder", "discriminator"))
+        value = torch.stack([each for each, _ in terms]).sum()
+        found.extend(torch.autograd.grad(value, wanted, allow_unused=True, materialize_grads=True))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(updates, "move", note)
+        torch.manual_seed(0)
+        updates.discriminate(updates.passed(batch, *updates.pictures(batch)), (), step, 0)
+    return found
+
+
+def test_lazy_r1_is_as_many_times_as_strong_once_in_so_many_steps(batch: Batch, monkeypatch) -> None:  # type: ignore[no-untyped-def]
+    without = gradients(updates_of(model_of(), gamma=0.0), batch, 0, monkeypatch)
+    each = gradients(updates_of(model_of(), gamma=2.0), batch, 0, monkeypatch)
+    lazy = updates_of(model_of(), gamma=2.0, r1_every=4)
+    for step in range(9):
+        found = gradients(lazy, batch, step, monkeypatch)
+        for plain, exact, own in zip(without, each, found, strict=True):
+            times = 4.0 if step % 4 == 0 else 0.0
+            torch.testing.assert_close(own, plain + times * (exact - plain), atol=1e-5, rtol=1e-4)
+    assert lazy.told["r1"].item() == pytest.approx(
+        updates_of(model_of(), gamma=2.0).step(batch, 0, 0)["r1"].item(), rel=1e-5
+    )
+
+
+@pytest.mark.parametrize("separate", [False, True])
+@pytest.mark.parametrize("reciprocity, follows", [("paper", {"encoder", "generator"}), ("code", {"encoder", "generator", "projector"})])  # fmt: skip
+def test_each_update_moves_its_own_networks_and_no_other(
+    reciprocity: str, follows: set[str], separate: bool, batch: Batch
+) -> None:
+    updates = updates_of(model_of(), reciprocity=reciprocity, separate=separate)
+    images, clips = updates.pictures(batch)
+    parts = {
+        "discriminate": ((0, 0), {"encoder", "discriminator"}),
+        "generate": ((0,), {"generator", "projector"}),
+        "reciprocate": ((0,), follows),
+    }
+    for name, (rest, expected) in parts.items():
+        before = weights_of(updates)
+        getattr(updates, name)(updates.passed(batch, images, clips), (), *rest)
+        assert moved(updates, before) == expected, name
+        for weight in updates.model.parameters():
+            assert weight.requires_grad and weight.grad is None
+    assert set(updates.optimisers.parts) == {"encoder", "generator", *(["reciprocity"] if separate else [])}
+    groups = updates.optimisers.parts
+    own = [id(weight) for name in ("encoder", "generator") for weight in groups[name].param_groups[0]["params"]]
+    assert Counter(own) == Counter(id(weight) for weight in updates.model.parameters())  # each weight once
+
+
+def test_a_separate_optimizer_makes_the_weight_mean_nothing_and_a_shared_one_does_not(batch: Batch) -> None:
+    def ended(separate: bool, weight: float) -> dict[Any, Tensor]:
+        updates = updates_of(model_of(), separate=separate, reciprocity_weight=weight)
+        for step in range(2):
+            torch.manual_seed(step)
+            updates.step(batch, step, 0)
+        return weights_of(updates)
+
+    def apart(one: dict[Any, Tensor], other: dict[Any, Tensor]) -> float:
+        return max(float((value - other[key]).abs().max()) for key, value in one.items() if key[0] == "projector")
+
+    assert apart(ended(True, 1.0), ended(True, 100.0)) < 1e-5 < 1e-4 < apart(ended(False, 1.0), ended(False, 100.0))
+
+
+def slot_of(name: str, **changes: Any) -> Slot:
+    return replace(TERMS[name](), **{"start": 0, "warmup": 0, **changes})
+
+
+@pytest.mark.parametrize("update", ["discriminator", "generator", "reciprocity", "own"])
+def test_a_slot_moves_what_it_declares_beside_the_updates_own(update: str, batch: Batch) -> None:
+    """A head only moves where its slot is due and weighs something; else nothing of it does."""
+    slot = slot_of("latent_infonce", update=update, every=2, start=10)
+    updates = updates_of(model_of(), [slot], separate=True)
+    for step, seen, counts in ((0, 0, False), (1, 16, False), (2, 16, True), (3, 24, False), (4, 24, True)):
+        before = weights_of(updates)
+        updates.step(batch, step, seen)
+        assert ("head" in moved(updates, before)) == counts
+        assert all(each.requires_grad and each.grad is None for each in updates.networks["head"].parameters())
+    silent = updates_of(model_of(), [replace(slot, weight=0.0, every=1)])
+    warming = updates_of(model_of(), [replace(slot, every=1, warmup=10)])
+    for held in (silent, warming):
+        before = weights_of(held)
+        assert held.step(batch, 0, 10)["latent_infonce"].isfinite()  # told all the same
+        assert "head" not in moved(held, before)
+    before = weights_of(warming)
+    warming.step(batch, 1, 15)
+    assert "head" in moved(warming, before)
+    assert [replace(slot, warmup=20).share(seen) for seen in (0, 10, 15, 30, 99)] == [0.0, 0.0, 0.25, 1.0, 1.0]
+
+
+def test_a_slot_of_the_discriminators_update_can_move_what_made_the_fakes(batch: Batch) -> None:
+    """Fakes of that update are made without a gradient; a slot's own are not."""
+    slot = Slot(name="own", term=lambda held: held.fakes.square().mean(), moves=("projector",), update="discriminator")
+    updates = updates_of(model_of(), [slot])
+    before = weights_of(updates)
+    updates.discriminate(updates.passed(batch, batch.images, None), [slot], 0, 0)
+    assert moved(updates, before) == {"projector", "encoder", "discriminator"}
+
+
+def test_all_is_as_before_where_a_term_raises(batch: Batch) -> None:
+    def broken(held: Pass) -> Tensor:
+        raise InvalidValueError("no")
+
+    for update in ("discriminator", "generator", "reciprocity", "own"):
+        slot = Slot(name="broken", term=broken, moves=("encoder",), update=update)
+        updates = updates_of(model_of(), [slot])
+        with pytest.raises(InvalidValueError, match="no"):
+            updates.step(batch, 0, 0)
+        assert all(weight.requires_grad and weight.grad is None for weight in updates.model.parameters())
+
+
+def test_what_is_told_keeps_no_graph_and_has_the_same_names_each_step(batch: Batch) -> None:
+    updates = updates_of(model_of(), [slot_of("l1", every=2), slot_of("hessian", every=3, start=8)], r1_every=2)
+    names = None
+    for step in range(4):
+        told = updates.step(batch, step, 8 * step)
+        names = names or set(told)
+        assert set(told) == names
+        assert all(each.grad_fn is None and not each.requires_grad and each.shape == () for each in told.values())
+        assert told["hessian"].isnan().item() == (step < 3)
+    assert told["loss"] == told["discriminator"] + told["generator"] + told["reciprocity"]
+    assert not [name for name in updates.told if updates.told[name].dtype != torch.float32]
+
+
+def test_reciprocity_is_told_as_it_is(batch: Batch) -> None:
+    """Its target has no gradient, and relative to the codes' variance it is 1 of an E that says their mean."""
+    updates = updates_of(model_of(), mixing=0.0)
+    held = updates.passed(batch, batch.images, None)
+    mean = held.codes.detach().mean(0)
+    held.__dict__["fake_codes"] = mean.expand(8, 8) + 0.0 * held.codes
+    seen: list[Any] = []
+    updates.move = lambda terms, *_, **__: seen.extend(terms)  # type: ignore[method-assign]
+    updates.reciprocate(held, (), 0)
+    assert updates.told["relative_reciprocity"].item() == pytest.approx(1.0, rel=1e-4)
+    expected = (held.codes.detach() - mean).square().mean()
+    assert updates.told["reciprocity"].item() == pytest.approx(expected.item(), rel=1e-5)
+    slope = torch.autograd.grad(seen[0][0], updates.weights(("projector",)), allow_unused=True)
+    assert all(each is None or bool((each == 0).all()) for each in slope)  # by way of the target there is none
+
+
+class Numbered(nn.Module):
+    """F that gives 0 to the first draw, and 1 to the second."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls = 0
+
+    def forward(self, draws: Tensor) -> Tensor:
+        self.calls += 1
+        return torch.full((len(draws), 8), float(self.calls - 1))
+
+
+def mixes(mixing: float, count: int = 20_000, edge: int = 16) -> Tensor:
+    """(count, places) which of two codes stands at each place."""
+    model = model_of(edge)
+    model.projector = Numbered()
+    updates = updates_of(model, mixing=mixing)
+    torch.manual_seed(0)
+    held = Pass(model, batch_of(1), torch.zeros(count, 3, edge, edge), torch.zeros(count, 8))
+    held.model.prior_size = 8
+    updates.prior.draw = lambda *_: torch.zeros(count, 8)  # type: ignore[method-assign]
+    styles = updates.mixed(held)
+    assert bool((styles == styles[..., :1]).all())
+    return styles[..., 0]
+
+
+def test_styles_are_coarse_of_one_code_and_fine_of_another_with_even_cuts() -> None:
+    """Chi-square of 6 places, 5 degrees of freedom: above 20.5 in one of a thousand."""
+    found = mixes(1.0)
+    assert bool((found.diff(dim=1) >= 0).all()) and bool((found[:, 0] == 0).all())  # never fine before coarse
+    counts = torch.bincount((found == 0).sum(1), minlength=7)
+    assert int(counts[0]) == 0
+    even = len(found) / 6
+    assert float(((counts[1:] - even).square() / even).sum()) < 20.5
+    partly = (mixes(0.6) == 1).any(1).float().mean().item()
+    assert partly == pytest.approx(0.6 * 5 / 6, abs=0.015)  # a cut behind all places mixes nothing
+    assert bool((mixes(0.0) == 0).all())
+
+
+def test_optimizers_forget(batch: Batch) -> None:
+    updates = updates_of(model_of())
+    updates.step(batch, 0, 0)
+    assert all(part.state for part in updates.optimisers.parts.values())
+    rates = [group["lr"] for group in updates.param_groups]
+    updates.optimisers.forget()
+    assert not any(part.state for part in updates.optimisers.parts.values())
+    assert [group["lr"] for group in updates.param_groups] == rates == [1.5e-3] * 2
+    updates.step(batch, 1, 8)
+
+
+def test_the_gradient_is_clipped_to_a_norm_and_told_as_it_was_used(batch: Batch) -> None:
+    told = updates_of(model_of(), clip=1e-3).step(batch, 0, 0)
+    both = torch.stack([told["gradient_encoder"], told["gradient_discriminator"]])
+    assert both.norm().item() == pytest.approx(1e-3, rel=1e-3)
+
+
+def test_pictures_are_frames_reduced_to_what_has_grown() -> None:
+    updates = updates_of(model_of(16, first_level=1))
+    clips = batch_of(2, 3, 3, 16, 16)
+    images, held = updates.pictures(clips)
+    assert held == (2, 3) and torch.equal(images, clips.images.flatten(0, 1))
+    updates.model.grow(1)
+    small, _ = updates.pictures(clips)
+    torch.testing.assert_close(small, images.unflatten(3, (8, 2)).unflatten(2, (8, 2)).mean((3, 5)))
+    updates.model.grow(2, 0.25)
+    wide = small.repeat_interleave(2, 2).repeat_interleave(2, 3)
+    torch.testing.assert_close(updates.pictures(clips)[0], 0.25 * images + 0.75 * wide)
+    assert updates.pictures(replace_images(clips, clips.images.bfloat16()))[0].dtype == torch.float32
+
+
+def replace_images(batch: Batch, images: Tensor) -> Batch:
+    return Batch(batch.index, images, batch.labels, batch.latents)
+
+
+def test_a_step_looks_at_no_value_of_the_device() -> None:
+    """On a GPU that is not there, in bfloat16, with pictures in it: whatever asks for a value can't be told one."""
+    with FakeTensorMode(allow_non_fake_inputs=True), torch.device("cuda"):
+        model = ALAE(replace(SMALL, wide=4), (3, 8, 8))
+        device = torch.device("cuda")
+        accelerator: Any = SimpleNamespace(
+            device=device, num_processes=1, autocast=lambda: torch.autocast("cuda", torch.bfloat16)
+        )
+        slots = [slot_of(name) for name in ("latent_infonce", "l1", "real_cycle", "patch_critic")]
+        others = {"head": Head(8), "critic": PatchCritic(3, 4, 1)}
+        updates = Updates(model, Gaussian(8), Rules(), accelerator, slots, others)
+        clips = torch.empty(4, 3, 8, 8, dtype=torch.bfloat16, device=device)
+        batch = Batch(torch.arange(4), clips, torch.zeros(4, dtype=torch.int64), {})
+        for step in range(2):
+            told = updates.step(batch, step, 10**8)
+        assert {value.device.type for value in told.values()} == {"cuda"}
+        assert (
+            model.encode(clips.float()).dtype == model.decode(model.project(torch.randn(4, 8))).dtype == torch.float32
+        )
