@@ -157,13 +157,12 @@ def coded(model: ALAE, stream: Stream, indices: Sequence[int], *, batch_size: in
     frames = None
     with bar("encoding", len(indices), quiet) as ahead:
         for start in range(0, len(indices), batch_size):
-            batch = stream.generate(indices[start : start + batch_size])
-            seen = batch.torch()
+            seen = stream.generate(indices[start : start + batch_size]).torch()
             frames = int(seen.images.shape[1]) if seen.images.dim() == 5 else None
             look = stills(Look(seen.images.float(), seen.labels, seen.latents))
             codes.append(encode(model, look.images, batch_size).cpu())
             labels.append(look.labels.cpu())
-            names += named(stream, batch)
+            names += named(stream, seen)
             for name, values in look.latents.items():
                 latents.setdefault(name, []).append(values.cpu())
             ahead(len(seen))
@@ -175,14 +174,13 @@ def coded(model: ALAE, stream: Stream, indices: Sequence[int], *, batch_size: in
 
 
 def named(stream: Stream, batch: Batch) -> list[str]:
-    """A line on each picture of a batch, of clips on each frame: its file, or its class and index."""
-    told = batch.numpy()
-    frames = told.images.shape[1] if told.images.ndim == 5 else None
+    """A line on each picture of a batch of tensors, of clips on each frame: its file, or its class and index."""
+    frames = batch.images.shape[1] if batch.images.dim() == 5 else None
     if isinstance(stream, StoredStream):
-        return [stream.pack.names[int(item)] for item in np.ravel(told.latents["item"])]
+        return [stream.pack.names[int(item)] for item in batch.latents["item"].flatten().tolist()]
     several = stream.num_classes > 1
     lines = [
-        f"{stream.class_title(int(label))}{DOT}#{index}" if several else f"#{index}"
-        for index, label in zip(told.index, told.labels, strict=True)
+        f"{stream.class_title(label)}{DOT}#{index}" if several else f"#{index}"
+        for index, label in zip(batch.index.tolist(), batch.labels.tolist(), strict=True)
     ]
     return lines if frames is None else [f"{line}, frame {time}" for line in lines for time in range(frames)]

@@ -93,6 +93,15 @@ def stored_pictures(
 
     Raises:
         PictureError: a picture that can't be read, or is too small. InvalidValueError: nothing there.
+
+    Example:
+        >>> import tempfile
+        >>> from PIL import Image
+        >>> place = Path(tempfile.mkdtemp()) / "white.png"
+        >>> Image.new("RGB", (40, 30), "white").save(place)
+        >>> batch = stored_pictures([place], 16).generate([0])
+        >>> batch.images.shape, float(batch.images.min())
+        ((1, 3, 16, 16), 1.0)
     """
     files = [Path(place).expanduser() for place in places]
     if files and all(ending(path.name) in PICTURE_ENDINGS and not path.is_dir() for path in files):

@@ -33,6 +33,12 @@ def kept(folder: Path | None, key: str, given: Tensor, work: Callable[[], Tensor
 
     Args:
         folder: made if it is not there. key: of all else that the result follows from.
+
+    Example:
+        >>> import tempfile, torch
+        >>> place, given = Path(tempfile.mkdtemp()), torch.ones(2)
+        >>> [kept(place, "doubled", given, lambda: (2 * given,)) for _ in range(2)]
+        [((tensor([2., 2.]),), False), ((tensor([2., 2.]),), True)]
     """
     if folder is None:
         return work(), False

@@ -108,6 +108,11 @@ def nearer(model: ALAE, codes: Tensor, psi: float, cutoff: int | None = None) ->
 
     Raises:
         InvalidValueError: psi or cutoff out of its range.
+
+    Example:
+        >>> from fractal_streams.recipes.alae.model import ALAE, SIZES
+        >>> nearer(ALAE(SIZES["tiny"], (3, 8, 8)), torch.ones(1, 64), 0.25)[0, :2].tolist()
+        [0.25, 0.25]
     """
     if not 0.0 <= psi <= 1.0:
         raise InvalidValueError(f"psi must lie in [0, 1], from the mean code to the code itself, got {psi!r}")
@@ -164,6 +169,12 @@ def draws(
 
     Raises:
         InvalidValueError: a prior that needs a stream, without one; one of another width than the model's.
+
+    Example:
+        >>> from fractal_streams.recipes.alae.model import ALAE, SIZES
+        >>> model = ALAE(SIZES["tiny"], (3, 8, 8))
+        >>> bool((draws(model, 3, seed=1) == draws(model, 3, seed=1)).all()), draws(model, 3).shape
+        (True, torch.Size([3, 64]))
     """
     whole(count, "count", 1, 2**31 - 1, "codes")
     own = Gaussian(model.prior_size) if prior is None else prior

@@ -18,7 +18,7 @@ pytest.importorskip("typer")
 pytest.importorskip("safetensors")
 image = pytest.importorskip("PIL.Image")
 
-from fractal_streams.recipes.alae import code_file, given, using
+from fractal_streams.recipes.alae import code_file, given, parts, using
 from fractal_streams.recipes.alae.code_file import Coded, coded, load_codes, save_codes
 from fractal_streams.recipes.alae.keeping import load_model, save_model
 from fractal_streams.recipes.alae.model import ALAE, Size
@@ -311,10 +311,12 @@ def test_a_run_on_ones_own_pictures_gives_its_held_out_ones(tmp_path: Path) -> N
     assert not {*numbers} & {int(Path(name).stem) for name in coded(opened.model, training, range(20)).names}
 
 
-@pytest.mark.parametrize("module", [using, code_file], ids=lambda module: module.__name__.rpartition(".")[2])
+@pytest.mark.parametrize(
+    "module", [using, code_file, given, parts], ids=lambda module: module.__name__.rpartition(".")[2]
+)
 def test_the_examples_run(module: Any) -> None:
     found = doctest.testmod(module)
-    assert found.attempted > 4 and found.failed == 0
+    assert found.attempted >= 3 and found.failed == 0
 
 
 def test_pictures_of_files_folders_and_zips_are_one_and_the_same(place: Path, tmp_path: Path) -> None:
@@ -337,3 +339,21 @@ def test_pictures_of_files_folders_and_zips_are_one_and_the_same(place: Path, tm
         given.stored_pictures([place / "photos", files[0]], EDGE)
     with pytest.raises(InvalidValueError, match="skip=2 is of videos"):
         given.stored_pictures(files, EDGE, skip=2)
+
+
+@pytest.mark.gpu
+def test_results_lie_where_what_is_given_lies(place: Path, images: Tensor) -> None:
+    there, here = (given.opened_run(place / "run", device).model for device in ("cuda", "cpu"))
+    with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+        codes = encode(there, images)
+        assert codes.device.type == "cpu" and torch.allclose(codes, encode(here, images), atol=1e-3)
+        assert encode(there, images.cuda()).is_cuda
+        assert torch.allclose(decode(there, codes, psi=0.5), decode(here, codes, psi=0.5), atol=1e-2)
+        drawn = draws(there, 4, seed=2)
+        assert drawn.is_cuda and torch.allclose(drawn.cpu(), draws(here, 4, seed=2), atol=1e-4)
+        assert interpolate(there, drawn, drawn.flip(0), 3).is_cuda
+        found = project(there, images, steps=10, lr=0.1, batch_size=4)
+    assert found.codes.device.type == "cpu" and (found.psnr > found.first_psnr).all()
+    stream = given.run_stream(given.opened_run(place / "run", "cuda"))
+    assert stream.generate(range(1)).images.is_cuda
+    assert coded(there, stream, range(5), batch_size=3).names == coded(here, stream, range(5)).names
