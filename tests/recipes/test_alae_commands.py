@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -231,6 +235,25 @@ def test_a_projection_that_was_stopped_goes_on(place: Path, tmp_path: Path, monk
         model.generator.begin.mul_(1.1)
     using.project(model, pictures, steps=2, parts=keep)
     assert len([*keep.iterdir()]) == 7  # nothing of other settings, pictures or weights was taken
+
+
+@pytest.mark.slow
+def test_a_projection_that_was_killed_goes_on(place: Path, tmp_path: Path) -> None:
+    asked = ("--indices", "0:6", "--steps", 200, "--batch-size", 2)
+    alae("project", place, *asked, "--out", tmp_path / "whole")
+    words = ["alae", "project", place / "run", *asked, "--out", tmp_path / "found", "--device", "cpu", "--quiet"]
+    process = subprocess.Popen([sys.executable, "-m", "fractal_streams", *map(str, words)])
+    parts = tmp_path / ".found.parts"
+    while not [*parts.glob("[0-9a-f]*.safetensors")]:
+        assert process.poll() is None
+        time.sleep(0.01)
+    process.kill()
+    assert process.wait() == -signal.SIGKILL
+    assert 1 <= len([*parts.glob("[0-9a-f]*.safetensors")]) < 3 and not (tmp_path / "found").exists()
+    alae("project", place, *asked, "--out", tmp_path / "found")
+    for name in ("codes.npz", "board.png"):
+        assert (tmp_path / "found" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["found", "whole"]
 
 
 def test_nothing_half_written_remains(tmp_path: Path) -> None:
