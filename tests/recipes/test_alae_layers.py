@@ -70,12 +70,12 @@ def test_scales_at_run_time_are_scaled_weights_with_rates_of_their_own() -> None
     runtime = Runtime().double()
     explicit, wrong = Explicit(runtime), Explicit(runtime)
     rate, form = 5e-3, {"betas": (0.0, 0.99), "eps": 1e-12}
+    scaled = [
+        {"params": [each], "lr": rate * scale} for each, scale in zip(explicit.weights, explicit.scales, strict=True)
+    ]
     optimisers = [
         torch.optim.Adam(runtime.parameters(), rate, **form),
-        torch.optim.Adam(
-            [{"params": [each], "lr": rate * scale} for each, scale in zip(explicit.weights, explicit.scales, strict=True)],
-            **form,
-        ),
+        torch.optim.Adam(scaled, **form),
         torch.optim.Adam(wrong.weights, rate, **form),
     ]  # fmt: skip
     first = [weight.detach().clone() for weight in explicit.weights]
