@@ -19,7 +19,9 @@ from fractal_streams.stored import StoredStream
 try:
     import numpy as np
     import typer
+    from fractal_streams.recipes.alae.model import ALAE
     from fractal_streams.recipes.alae.pictures import interpolation
+    from fractal_streams.recipes.alae.showing import fitted
     from fractal_streams.recipes.alae.using import STYLES, decode, draws, encode, interpolate, project
     from fractal_streams.recipes.alae.writing import (
         refuse_filled,
@@ -74,10 +76,10 @@ class Chosen:
     stream: Stream
     indices: Sequence[int]
 
-    def images(self) -> Tensor:
-        """(N, 3, H, W) float32, of clips each frame."""
-        images: Tensor = self.stream.generate(self.indices).torch().images.float()
-        return images.flatten(0, 1) if images.dim() == 5 else images
+    def images(self, model: ALAE) -> Tensor:
+        """(N, 3, H, W) float32, as large as the model has grown; of clips each frame."""
+        images: Tensor = self.stream.generate(self.indices).torch().images
+        return fitted(images.flatten(0, 1) if images.dim() == 5 else images, model)
 
 
 def chosen(
@@ -197,7 +199,7 @@ def interpolate_command(
         codes = drawn(run, count, seed, psi).tensor()
     else:
         given = chosen(run, pictures, indices, "0:5", preset, split, data_seed, skip, on_error, cache, quiet)
-        images = given.images()
+        images = given.images(model)
         codes = encode(model, images)
     if len(codes) < 2:
         raise InvalidValueError("a way between codes needs two pictures at least, got one")
@@ -245,7 +247,7 @@ def project_command(
     refuse_filled(out)
     run = opened_run(folder, device)
     given = chosen(run, pictures, indices, "0:16", preset, split, data_seed, skip, on_error, cache, quiet)
-    facts, images = coded(run.model, given.stream, given.indices, batch_size=batch_size), given.images().cpu()
+    facts, images = coded(run.model, given.stream, given.indices, batch_size=batch_size), given.images(run.model).cpu()
     parts = out.with_name(f".{out.name}.parts")
     found = project(
         run.model, images, steps=steps, lr=lr, styles=styles, features=features, batch_size=batch_size, quiet=quiet,

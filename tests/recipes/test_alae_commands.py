@@ -175,6 +175,23 @@ def test_ways_between_draws_pictures_and_samples(place: Path, model: ALAE, tmp_p
     assert not (tmp_path / "no.png").exists()
 
 
+def test_a_model_that_has_not_grown_up_is_shown_pictures_of_its_size(place: Path, tmp_path: Path) -> None:
+    small = ALAE(SIZE, (3, EDGE, EDGE), first_level=1)
+    small.grow(1)
+    save_model(tmp_path / "small", small, SIZE)
+    asked = ("--preset", "kali", "--indices", "0:2")
+    alae("interpolate", tmp_path, *asked, "--out", tmp_path / "between.png", model="small")
+    alae("project", tmp_path, *asked, "--steps", 1, "--out", tmp_path / "found", model="small")
+    alae("decode", tmp_path, tmp_path / "found" / "codes.npz", "--out", tmp_path / "again", model="small")
+    assert png(tmp_path / "again" / "000001.png").shape == (EDGE // 2, EDGE // 2, 3)
+    board_of_nine = png(tmp_path / "between.png")
+    step = 96 + board.NARROW
+    real = board_of_nine[-MARGIN - 96 : -MARGIN : 12, MARGIN : MARGIN + 96 : 12].transpose(2, 0, 1)
+    stream = opened_source(ALAESettings(preset="kali", image_size=EDGE), "test", "cpu")
+    halves = torch.nn.functional.avg_pool2d(stream.generate([0]).torch().images, 2)
+    assert np.array_equal(real, board.levels(halves)[0]) and board_of_nine.shape[1] > 9 * step - board.NARROW
+
+
 def test_a_film_is_a_video(tmp_path: Path) -> None:
     pytest.importorskip("imageio_ffmpeg")
     import imageio.v2 as imageio
