@@ -33,6 +33,7 @@ from fractal_streams import Batch, KaleidoscopeSpec, KaleidoscopeStream, Mixture
 from fractal_streams.errors import InvalidValueError, UnknownNameError
 from fractal_streams.kaleidoscope.fitted import Kaleidoscope, Sources
 from fractal_streams.kaleidoscope.network import Network
+from fractal_streams.presets import find_preset
 
 MEASURED = 2048
 TESTED = 1500
@@ -71,8 +72,11 @@ def held(preset: str, samples: int = TESTED, **settings: Any) -> tuple[Parameter
 
 
 @pytest.fixture(scope="module")
-def families() -> tuple[Parameters, Batch]:
-    return held("fractal-families")
+def families(tmp_path_factory: pytest.TempPathFactory) -> tuple[Parameters, Batch]:
+    """Each formula in its own colouring, as the tests of parity compile them: sixteen kernels take a minute."""
+    path = tmp_path_factory.mktemp("spec") / "families.json"
+    path.write_text(find_preset("fractal-families").replace(colouring=None).to_json())
+    return held(str(path))
 
 
 def column(prior: Parameters, batch: Batch, name: str) -> Tensor:
