@@ -9,6 +9,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from warm import Warm
@@ -49,7 +50,13 @@ def check(name: str, run: subprocess.CompletedProcess[str]) -> None:
     assert run.returncode == 0, f"{name}, by its own line numbers:\n{run.stderr[-3000:]}"
 
 
-@pytest.mark.parametrize("name, place", cases())
+def quick() -> list[Any]:
+    """A cluster of Ray takes half a minute to start: `integrations/test_ray.py` asks more of the one it starts."""
+    slow = {case for case in cases() if "ray.init(" in scripts((ROOT / case[0]).read_text())[case[1]]}
+    return [pytest.param(*case, marks=[pytest.mark.slow] if case in slow else []) for case in cases()]
+
+
+@pytest.mark.parametrize("name, place", quick())
 def test_a_snippet_runs(name: str, place: int, tmp_path: Path, warm: Warm) -> None:
     check(name, warm.run([written(name, place, tmp_path)], cwd=tmp_path))
 
