@@ -89,8 +89,9 @@ def test_a_checkpoint_of_other_settings_is_refused(tmp_path: Path) -> None:
         other = small_run(**small, **change)
         with pytest.raises(InvalidValueError):
             other.resume(tmp_path)
-        with pytest.raises(InvalidValueError, match="half done"):
-            list(other)
+        if "edge" not in change:  # it is part of another's by then
+            with pytest.raises(InvalidValueError, match="half done"):
+                list(other)
     assert small_run(**small).resume(tmp_path)
     assert not small_run(**small).resume(tmp_path / "none")
 
@@ -100,6 +101,7 @@ def test_what_a_step_of_several_updates_can_not_do_is_refused() -> None:
         small_run(accumulation=2)
 
 
+@pytest.mark.filterwarnings("ignore:The .grad attribute")  # torch looks at it, and hides the warning
 def test_compiled_networks_train_as_plain_ones(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """By a backend that makes graphs of a forward and its backward, with terms that go through one graph twice."""
     compiled: list[str] = []
