@@ -117,6 +117,8 @@ def prepared() -> Any:
     import datasets  # noqa: F401
 
     def ways(workers: tuple[tuple[int, str | None], ...]) -> Any:
+        import gc
+
         from accelerate import Accelerator
         from accelerate.state import AcceleratorState
         from accelerate.utils import DataLoaderConfiguration
@@ -126,6 +128,7 @@ def prepared() -> Any:
         from fractal_streams import Shard, StreamDataset
         from fractal_streams.errors import ShardingError
 
+        gc.disable()  # where an error holds a torch iterator, the collector would wait 5 s for each of its workers
         found = []
         for dispatch in (True, False, None):
             AcceleratorState._reset_state()
