@@ -84,7 +84,7 @@ def train(settings: ToySettings) -> ALAE:
     """The average of the weights behind the last step."""
     seeded("weights", settings.seed)
     model = ALAE(RING, (2,), flat=True)
-    rules = Rules(lr=settings.lr, gamma=settings.gamma, mixing=0.0, reciprocity_weight=2.0)
+    rules = Rules(lr=settings.lr, gamma=settings.gamma, mixing=0.0, reciprocity="paper", reciprocity_weight=2.0)
     updates = Updates(model, Gaussian(model.prior_size), rules, Accelerator(cpu=True, mixed_precision="no"))
     average = Average(model, 0.99)
     steps = range(settings.num_steps)

@@ -81,7 +81,8 @@ def test_scales_at_run_time_are_scaled_weights_with_rates_of_their_own() -> None
     first = [weight.detach().clone() for weight in explicit.weights]
     for _ in range(50):
         values, aims = torch.randn(16, 6).double(), torch.randn(16, 2).double()
-        for network, optimizer in zip((runtime, explicit, wrong), optimisers, strict=True):
+        networks: tuple[Any, ...] = (runtime, explicit, wrong)
+        for network, optimizer in zip(networks, optimisers, strict=True):
             optimizer.zero_grad()
             (network(values) - aims).square().mean().backward()
             optimizer.step()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -99,7 +100,13 @@ def test_damaged_folders_are_named(tmp_path: Path) -> None:
         load_model(tmp_path)
     save_model(tmp_path, model_of(), SMALL)
     told = json.loads((tmp_path / "model.json").read_text())
-    for change in ({"shape": [3, 16, 16]}, {"size": {}}, {"activation": 3, "colour": 1}, {"shape": None}):
+    changes: list[dict[str, Any]] = [
+        {"shape": [3, 16, 16]},
+        {"size": {}},
+        {"activation": 3, "colour": 1},
+        {"shape": None},
+    ]
+    for change in changes:
         (tmp_path / "model.json").write_text(json.dumps({**told, **change}))
         with pytest.raises(InvalidValueError, match="holds no ALAE that can be read"):
             load_model(tmp_path)
