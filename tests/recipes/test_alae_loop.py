@@ -101,8 +101,9 @@ def test_what_a_step_of_several_updates_can_not_do_is_refused() -> None:
         small_run(accumulation=2)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:The .grad attribute")  # torch looks at it, and hides the warning
-@pytest.mark.parametrize("backend", ["eager", pytest.param("aot_eager", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("backend", ["eager", "aot_eager"])
 def test_compiled_networks_train_as_plain_ones(backend: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """The second makes graphs of a forward and its backward, which terms of other networks go through twice."""
     compiled: list[str] = []

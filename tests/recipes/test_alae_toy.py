@@ -64,9 +64,9 @@ def test_what_is_measured_of_a_known_model(modes: int, tmp_path: Path) -> None:
 
 
 def test_codes_are_found_again_long_before_the_ring(tmp_path: Path) -> None:
-    """In 150 steps relative reciprocity falls from above 1, as of an E that knows nothing, to a tenth."""
+    """In 100 steps relative reciprocity falls from above 1, as of an E that knows nothing, to a tenth."""
     first = run(settings_of(tmp_path / "first", num_steps=1))
-    result = run(settings_of(tmp_path, num_steps=150))
+    result = run(settings_of(tmp_path, num_steps=100))
     assert first.relative_reciprocity > 0.9 and result.relative_reciprocity < 0.1
     assert ToyResult(**json.loads((tmp_path / "result.json").read_text())) == result
     assert set(asdict(result)) == {"modes", "near", "relative_reciprocity", "distance"}
