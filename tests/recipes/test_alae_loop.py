@@ -18,6 +18,7 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("accelerate")
 pytest.importorskip("safetensors")
 
+import torch._functorch.config as functorch
 from fractal_streams.recipes import checkpoint
 from fractal_streams.recipes.alae.adversarial_loop import AdversarialLoop
 from fractal_streams.recipes.alae.growth import Growth
@@ -114,10 +115,14 @@ def test_compiled_networks_train_as_plain_ones(backend: str, monkeypatch: pytest
         compile_(self, *args, backend=backend, **kwargs)
 
     monkeypatch.setattr(nn.Module, "compile", traced)
-    monkeypatch.setattr("torch._functorch.config.donated_buffer", True)
     asked: dict[str, Any] = {"names": ("latent_infonce", "l1"), "num_steps": 2, "batch_size": 4, "ema": 0.5}
-    loop = small_run(**asked, compile=True)
+    with functorch.patch(donated_buffer=True):
+        check_compiled(backend, asked, tmp_path)
     assert compiled == ["Projector", "Generator", "Encoder"]
+
+
+def check_compiled(backend: str, asked: dict[str, Any], folder: Path) -> None:
+    loop = small_run(**asked, compile=True)
     (made,) = loop
     plain = small_run(**asked)
     (record,) = plain
@@ -126,8 +131,8 @@ def test_compiled_networks_train_as_plain_ones(backend: str, monkeypatch: pytest
         assert made.terms == record.terms
         ends = weights_of(loop.updates)
         assert all(torch.equal(ends[key], weight) for key, weight in weights_of(plain.updates).items())
-    loop.save(tmp_path)
-    assert small_run(**asked).resume(tmp_path)
+    loop.save(folder)
+    assert small_run(**asked).resume(folder)
     with loop.evaluating():
         assert loop.averaged.encode(torch.zeros(3, 3, 8, 8)).isfinite().all()
 
