@@ -213,7 +213,13 @@ def test_the_parameters_of_a_preset_are_pinned(name: str) -> None:
     assert parameter_digests(PRESETS[name]) == golden("parameters", name)
 
 
-@pytest.mark.parametrize("name", OTHERS)
+LONG = ("trainability-tiles",)
+"""Trains for half a minute; the tiles of tests/trainability are shorter."""
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow if name in LONG else ()) for name in OTHERS]
+)
 def test_the_latents_of_other_presets_are_pinned(name: str) -> None:
     """To a part in a million: a path may use functions whose last place differs between processors. Shares of a tile's
     points to 1 in 100."""
