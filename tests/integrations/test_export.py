@@ -25,6 +25,7 @@ from fractal_streams import StreamSpec, open_stream
 # What each reader finds
 
 
+@pytest.mark.slow
 def test_torchvision_reads_an_image_folder(tmp_path: Path) -> None:
     torchvision = pytest.importorskip("torchvision")
     spec = StreamSpec(formulas=("kali", "julia", "sine", "burning_ship"), num_classes=4, height=16, width=16)

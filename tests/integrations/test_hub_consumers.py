@@ -189,6 +189,7 @@ def test_image_classification_with_transformers(tmp_path: Path, warm: Warm) -> N
     assert found["last"] < 0.9 * CHANCE and found["eval"] < 0.95 * CHANCE
 
 
+@pytest.mark.slow
 def test_unconditional_generation_with_diffusers(tmp_path: Path, warm: Warm) -> None:
     pytest.importorskip("diffusers")
     (found,) = run(warm, UNCONDITIONAL, stub(tmp_path, 1600), str(tmp_path / "cache"), folder=tmp_path)

@@ -255,6 +255,7 @@ def test_resume_behind_ten_million_samples_renders_one_batch() -> None:
         assert [len(indices) for indices in stream.calls] == [batch or 1]
 
 
+@pytest.mark.slow
 def test_processes_that_inherit_nothing_read_on(monkeypatch: pytest.MonkeyPatch) -> None:
     stream = open_stream("fractal-10", device="cpu", height=8, width=8)
     rank_of(monkeypatch, 1, 2)

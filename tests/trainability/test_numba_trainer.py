@@ -270,6 +270,7 @@ def test_any_experiment_is_the_reference_s(drawn: tuple[Experiment, np.ndarray])
     held_to_the_reference(*drawn)
 
 
+@pytest.mark.slow
 def test_an_experiment_with_everything_is_the_reference_s() -> None:
     """Three layers, minibatches whose rows fill no block, a drift, decay, moments."""
     experiment = Experiment(
