@@ -14,8 +14,9 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from fractal_streams.recipes.results import write_json
+
 from fractal_streams import Stream
-from fractal_streams.contact_sheet import whole_file
 from fractal_streams.errors import InvalidValueError, missing_extra
 from fractal_streams.trainability.refine import wilson
 
@@ -148,16 +149,6 @@ def kept(path: Path, settings: BaselineSettings) -> BaselineResult | None:
     result = BaselineResult(**found)
     held = (result.eval_samples, result.val_seed)
     return result if held == (settings.eval_samples, settings.val_seed) else None
-
-
-def write_json(path: Path, figures: Any) -> None:
-    """Figures, for programs; the file is whole or not there."""
-    text = json.dumps(figures, indent=2) + "\n"
-
-    def write(place: Path) -> None:
-        place.write_text(text)
-
-    whole_file(path, write)
 
 
 def edge_of(stream: Stream) -> int:

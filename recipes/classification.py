@@ -10,10 +10,10 @@ from statistics import fmean, median
 from typing import Any
 
 from fractal_streams.recipes.data import DataSettings, held_out, opened
+from fractal_streams.recipes.results import write_json
 from fractal_streams.recipes.settings import option
 
 from fractal_streams import Shard, Stream
-from fractal_streams.contact_sheet import whole_file
 from fractal_streams.errors import InvalidValueError, missing_extra
 
 try:
@@ -220,16 +220,6 @@ def read_result(folder: Path, settings: ClassifierSettings) -> Result | None:
         raise InvalidValueError(f"{path} can't be read: remove {folder} to train that run anew") from None
     refuse_others(trained, json.loads(json.dumps(settings.decisive())), folder)
     return result
-
-
-def write_json(path: Path, values: Any) -> None:
-    """Write a file that is there whole or not at all."""
-    text = json.dumps(values, indent=1)
-
-    def write(written: Path) -> None:
-        written.write_text(text)
-
-    whole_file(path, write)
 
 
 def seconds_of(rows: Sequence[dict[str, Any]]) -> float:

@@ -10,7 +10,6 @@ trainings together take 86 s of CPU time, about a minute on 2 cores.
 
 from __future__ import annotations
 
-import json
 import math
 import time
 from collections.abc import Iterator
@@ -19,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from fractal_streams.recipes.results import write_json
 
 from fractal_streams import Stream, StreamDataset, open_stream
 from fractal_streams.contact_sheet import contact_sheet, save_png, whole_file
@@ -165,7 +165,7 @@ def run(
         seconds=time.perf_counter() - started,
     )  # fmt: skip
     draw_curves(folder / "curves.png", result)
-    write_json(folder / "result.json", result)
+    write_json(folder / "result.json", {**asdict(result), "folder": str(result.folder)})
     report(console, result)
     return result
 
@@ -355,13 +355,3 @@ def draw_classes(path: Path, seed: int, columns: int = 8, pixels: int = 96) -> N
     images = stream.generate(np.concatenate(rows)).images
     title = f"{PRESET}, seed {seed}: each row a class, # its index in the stream"
     save_png(path, contact_sheet(images, captions, title=title, columns=columns))
-
-
-def write_json(path: Path, result: DemoResult) -> None:
-    """All figures, for programs."""
-    figures = json.dumps({**asdict(result), "folder": str(result.folder)}, indent=2) + "\n"
-
-    def write(written: Path) -> None:
-        written.write_text(figures)
-
-    whole_file(path, write)

@@ -26,9 +26,10 @@ from fractal_streams.presets import PRESETS, find_preset
 
 try:
     from fractal_streams.recipes import baselines
-    from fractal_streams.recipes.baselines import BASELINES, TITLES, BaselineResult, BaselineSettings, write_json
+    from fractal_streams.recipes.baselines import BASELINES, TITLES, BaselineResult, BaselineSettings
     from fractal_streams.recipes.census import DEGENERATE, GROUP, Census, measured
     from fractal_streams.recipes.loop import LoopSettings, open_accelerator
+    from fractal_streams.recipes.results import write_json
     from fractal_streams.recipes.settings import command, option
     from matplotlib.figure import Figure
     from rich.console import Console

@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 from fractal_streams.recipes.data import BLOCK, DataSettings, held_out, opened, training_stream
+from fractal_streams.recipes.results import write_json
 from fractal_streams.recipes.settings import command, option
 
 from fractal_streams import Batch, Stream
@@ -264,8 +265,7 @@ def finished(loop: Loop, studio: Studio, shown: Batch, knows: Judge | None, test
         memory=max(row["memory"] for row in records), seconds=loop.seconds, halves=halves, drawn=rows,
     )  # fmt: skip
     if accelerator.is_main_process:
-        text = json.dumps(asdict(result), indent=2)
-        whole_file(folder / "result.json", lambda place: place.write_text(text) and None)  # type: ignore[arg-type]
+        write_json(folder / "result.json", asdict(result))
     accelerator.wait_for_everyone()
     return result
 

@@ -36,7 +36,8 @@ try:
     from fractal_streams.recipes.journal import Journal
     from fractal_streams.recipes.loop import Loop, image_type, open_accelerator, seeded
     from fractal_streams.recipes.models.classifiers import vision_transformer
-    from fractal_streams.recipes.runs import CurveSettings, Run, Tell, all_finished, save_text
+    from fractal_streams.recipes.results import save_text
+    from fractal_streams.recipes.runs import CurveSettings, Run, Tell, all_finished
     from fractal_streams.recipes.settings import command, option
     from torch import Tensor, nn
 except ImportError as error:

@@ -9,7 +9,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from fractal_streams.contact_sheet import whole_file
+from fractal_streams.recipes.results import write_json
+
 from fractal_streams.errors import InvalidValueError, missing_extra
 
 try:
@@ -110,8 +111,7 @@ def all_finished(folder: Path, runs: Sequence[Run], accelerator: Accelerator, *,
                 place.mkdir(parents=True, exist_ok=True)
                 facts = run.train(place, lambda step, note: bars.update(task, completed=step, note=note))
                 if accelerator.is_main_process:
-                    text = json.dumps({"settings": run.decisive, "facts": facts}, indent=1)
-                    save_text(place / "run.json", text)
+                    write_json(place / "run.json", {"settings": run.decisive, "facts": facts})
                 accelerator.wait_for_everyone()
             else:
                 bars.update(task, completed=run.steps, note="was done")
@@ -119,15 +119,6 @@ def all_finished(folder: Path, runs: Sequence[Run], accelerator: Accelerator, *,
     return [
         Finished(rows=read_records(folder / run.name), facts=read_facts(folder / run.name, run) or {}) for run in runs
     ]
-
-
-def save_text(path: Path, text: str) -> None:
-    """Write a file whole or not at all."""
-
-    def write(place: Path) -> None:
-        place.write_text(text)
-
-    whole_file(path, write)
 
 
 def read_facts(place: Path, run: Run) -> dict[str, Any] | None:

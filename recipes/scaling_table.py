@@ -16,7 +16,6 @@ arXiv:2405.18392).
 from __future__ import annotations
 
 import copy
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -36,7 +35,8 @@ try:
     from fractal_streams.recipes.loop import Loop, image_type, open_accelerator, seeded
     from fractal_streams.recipes.models.classifiers import vision_transformer
     from fractal_streams.recipes.optimizers import build_optimizer, initialise
-    from fractal_streams.recipes.runs import CurveSettings, Finished, Run, Tell, all_finished, save_text
+    from fractal_streams.recipes.results import write_json
+    from fractal_streams.recipes.runs import CurveSettings, Finished, Run, Tell, all_finished
     from fractal_streams.recipes.scaling_fit import Fit, Floats, fit_powers
     from fractal_streams.recipes.scaling_pictures import draw_scaling, show_scaling
     from fractal_streams.recipes.settings import command, option
@@ -148,8 +148,7 @@ def run(settings: ScalingTableSettings) -> ScalingTable:
     )  # fmt: skip
     if accelerator.is_main_process:
         told = {"settings": settings.decisive(), **asdict(result)}
-        text = json.dumps(plain(told), indent=1)
-        save_text(settings.folder / "result.json", text)
+        write_json(settings.folder / "result.json", plain(told))
         title = f"ViT of depth {settings.depth}, {settings.preset}, endless, batches of {settings.batch_size}"
         draw_scaling(settings.folder / "scaling.png", result, settings.fit_from, title)
         if not settings.quiet:

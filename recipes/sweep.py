@@ -35,10 +35,11 @@ from fractal_streams.errors import InvalidValueError, missing_extra
 
 try:
     import torch
-    from fractal_streams.recipes.classification import read_result, write_json
+    from fractal_streams.recipes.classification import read_result
     from fractal_streams.recipes.journal import read_records
     from fractal_streams.recipes.loop import PRECISIONS, refuse_others
     from fractal_streams.recipes.optimizers import BASE_WIDTH, OPTIMIZERS, PARAMETRIZATIONS
+    from fractal_streams.recipes.results import write_json
     from fractal_streams.recipes.sweep_plot import Row, best_rates, draw_sweep, sentence, transfers, write_table
     from fractal_streams.recipes.vit import ViTSettings
     from rich.console import Console

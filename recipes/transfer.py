@@ -31,7 +31,7 @@ try:
     import torch
     from accelerate import Accelerator
     from fractal_streams.recipes import resnet, vit
-    from fractal_streams.recipes.baselines import VIT_TINY, adamw, patch_of, write_json
+    from fractal_streams.recipes.baselines import VIT_TINY, adamw, patch_of
     from fractal_streams.recipes.classification import classification_loss, tested
     from fractal_streams.recipes.journal import Journal, read_records
     from fractal_streams.recipes.loop import Loop, LoopSettings, image_type, open_accelerator, seeded
@@ -42,6 +42,7 @@ try:
         vision_transformer,
     )
     from fractal_streams.recipes.real_images import RealImages, real_images
+    from fractal_streams.recipes.results import write_json
     from fractal_streams.recipes.settings import command, option
     from matplotlib.figure import Figure
     from timm.models.vision_transformer import VisionTransformer

@@ -19,9 +19,8 @@ from fractal_streams.stored import StoredStream
 try:
     import numpy as np
     import typer
-    from fractal_streams.recipes.alae.model import ALAE
+    from fractal_streams.recipes.alae.model import ALAE, fitted
     from fractal_streams.recipes.alae.pictures import interpolation
-    from fractal_streams.recipes.alae.showing import fitted
     from fractal_streams.recipes.alae.using import STYLES, decode, draws, encode, interpolate, project
     from fractal_streams.recipes.alae.writing import (
         refuse_filled,

@@ -15,7 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-from fractal_streams.recipes.baselines import patch_of, write_json
+from fractal_streams.recipes.baselines import patch_of
+from fractal_streams.recipes.results import write_json
 from fractal_streams.recipes.settings import option
 
 from fractal_streams import Stream

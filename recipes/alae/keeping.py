@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from fractal_streams.recipes.alae.model import ALAE, Size
+from fractal_streams.recipes.results import write_json
 
 from fractal_streams.contact_sheet import whole_file
 from fractal_streams.errors import InvalidValueError, missing_extra
@@ -34,8 +35,7 @@ def save_model(folder: Path, model: ALAE, size: Size) -> None:
         "activation": model.discriminator.activation, "rate": model.projector.rate, "first_level": model.first_level,
         "level": model.level, "blend": float(model.blend),
     }  # fmt: skip
-    text = json.dumps(shape, indent=1)
-    whole_file(folder / "model.json", lambda path: path.write_text(text) and None)  # type: ignore[arg-type]
+    write_json(folder / "model.json", shape)
 
 
 def load_model(folder: str | Path, device: str | torch.device = "cpu") -> ALAE:

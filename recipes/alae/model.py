@@ -7,7 +7,9 @@ E stands in both halves: it is the discriminator's eye, and it is the encoder. S
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Protocol
 
+from fractal_streams.recipes.alae.layers import halved
 from fractal_streams.recipes.alae.mlp import FlatEncoder, FlatGenerator
 from fractal_streams.recipes.alae.networks import Discriminator, Encoder, Generator, Projector, levels_of
 
@@ -177,3 +179,20 @@ class ALAE(nn.Module):
     def remember(self, codes: Tensor) -> None:
         """Takes (B, code_size) codes of F into the running mean."""
         self.mean_code.lerp_(codes.mean(0), 1.0 - DECAY)
+
+
+class Grown(Protocol):
+    """What has a size at its level."""
+
+    flat: bool
+
+    @property
+    def image_size(self) -> int: ...
+
+
+def fitted(images: Tensor, model: Grown) -> Tensor:
+    """Pictures in float32 and as large as the model has grown, means of 2 by 2 again and again; points as they are."""
+    images = images.float()
+    while not model.flat and images.shape[-1] > model.image_size:
+        images = halved(images)
+    return images

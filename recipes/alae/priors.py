@@ -25,7 +25,7 @@ from fractal_streams.errors import InvalidValueError, missing_extra, unknown_nam
 
 try:
     import torch
-    from fractal_streams.recipes.alae.layers import halved
+    from fractal_streams.recipes.alae.model import Grown, fitted
     from torch import Tensor, nn
 except ImportError as error:
     raise missing_extra(str(error.name), "recipes") from None
@@ -41,13 +41,8 @@ PLACES = frozenset(("item", "top", "left", "flip", "chain"))
 """Latents that say which stored picture was cut where, or which chain was run, and nothing of how it came to be."""
 
 
-class Coder(Protocol):
-    """What a prior needs of the model; `image_size` only where it is not flat."""
-
-    flat: bool
-
-    @property
-    def image_size(self) -> int: ...
+class Coder(Grown, Protocol):
+    """What a prior needs of the model."""
 
     def encode(self, pictures: Tensor, /) -> Tensor:
         """(B, 3, N, N) to (B, code_size)."""
@@ -104,9 +99,7 @@ class Codes(Prior):
     def draw(self, batch: Batch, model: Coder) -> Tensor:
         form = batch.images.dtype  # no cache: casts made here had no gradient in E's own update (pytorch issue 112583)
         half = torch.autocast(batch.images.device.type, form, enabled=form in HALVES, cache_enabled=False)
-        images = batch.images.float().flatten(0, 1) if frames(batch) else batch.images.float()
-        while not model.flat and images.shape[-1] > model.image_size:
-            images = halved(images)
+        images = fitted(batch.images.flatten(0, 1) if frames(batch) else batch.images, model)
         with half:
             return model.encode(images).float()[others(batch)]
 

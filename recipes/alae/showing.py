@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from fractal_streams.recipes.alae import explore, pictures
 from fractal_streams.recipes.alae.board import encoded, looking
 from fractal_streams.recipes.alae.history import loss_history
-from fractal_streams.recipes.alae.layers import halved
+from fractal_streams.recipes.alae.model import fitted
 from fractal_streams.recipes.data import held_out, on_device
 from fractal_streams.recipes.loop import seeded
 
@@ -188,11 +188,3 @@ def as_before() -> Iterator[None]:
     devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
     with torch.random.fork_rng(devices):
         yield
-
-
-def fitted(images: Tensor, model: ALAE) -> Tensor:
-    """Pictures in float32 and as large as the model has grown; points as they are."""
-    images = images.float()
-    while images.ndim == 4 and not model.flat and images.shape[-1] > model.image_size:
-        images = halved(images)
-    return images

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -120,3 +121,16 @@ class Head(nn.Module):
     def forward(self, codes: Tensor) -> Tensor:
         with torch.autocast(codes.device.type, enabled=False):
             return nn.functional.normalize(self.layers(codes.float()), dim=1)
+
+
+@contextmanager
+def frozen(*networks: nn.Module) -> Iterator[None]:
+    """Networks that look without learning: gradients go through them, and none to their weights."""
+    weights = [weight for network in networks for weight in network.parameters() if weight.requires_grad]
+    for weight in weights:
+        weight.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for weight in weights:
+            weight.requires_grad_(True)

@@ -15,6 +15,7 @@ from fractal_streams.errors import InvalidValueError, missing_extra
 
 try:
     import torch
+    from fractal_streams.recipes.alae.pixels import laplacian_pyramid
     from fractal_streams.recipes.loop import seed_named
     from torch import Tensor
     from torch.nn import functional
@@ -38,38 +39,19 @@ SORTED = 2**25
 """Values that are sorted at once."""
 
 
-def blurred(images: Tensor, gain: float = 1.0) -> Tensor:
-    """(N, C, H, W) through the binomial filter 1 4 6 4 1 on both axes, edges mirrored; each axis times `gain`."""
-    channels = images.shape[1]
-    taps = torch.tensor([1.0, 4.0, 6.0, 4.0, 1.0], dtype=images.dtype, device=images.device) * (gain / 16.0)
-    padded = functional.pad(images, (2, 2, 2, 2), mode="reflect")
-    rows = functional.conv2d(padded, taps.reshape(1, 1, 5, 1).expand(channels, 1, 5, 1), groups=channels)
-    return functional.conv2d(rows, taps.reshape(1, 1, 1, 5).expand(channels, 1, 1, 5), groups=channels)
-
-
-def enlarged(images: Tensor) -> Tensor:
-    """(N, C, 2 H, 2 W): zeros between the pixels, then the filter of `blurred`, which keeps the mean."""
-    count, channels, height, width = images.shape
-    wide = images.new_zeros(count, channels, 2 * height, 2 * width)
-    wide[:, :, ::2, ::2] = images
-    return blurred(wide, gain=2.0)
-
-
-def laplacian_pyramid(images: Tensor, coarsest: int = COARSEST) -> list[Tensor]:
+def pyramid(images: Tensor, coarsest: int = COARSEST) -> list[Tensor]:
     """Levels of (N, C, H, W), finest first: what each halving loses, and the last halves themselves.
 
-    Burt and Adelson (1983). Halves follow while an even side has at least 2 * coarsest pixels.
+    Halves follow while an even side has at least 2 * coarsest pixels; see `pixels.laplacian_pyramid`.
 
     Example:
-        >>> [level.shape[-1] for level in laplacian_pyramid(torch.zeros(1, 3, 64, 64))]
+        >>> [level.shape[-1] for level in pyramid(torch.zeros(1, 3, 64, 64))]
         [64, 32, 16]
     """
-    levels, rest = [], images
-    while min(rest.shape[-2:]) >= 2 * coarsest and not (rest.shape[-2] % 2 or rest.shape[-1] % 2):
-        small = blurred(rest)[:, :, ::2, ::2]
-        levels.append(rest - enlarged(small))
-        rest = small
-    return [*levels, rest]
+    (height, width), levels = images.shape[-2:], 0
+    while min(height, width) >= 2 * coarsest and not (height % 2 or width % 2):
+        height, width, levels = height // 2, width // 2, levels + 1
+    return laplacian_pyramid(images, levels) if levels else [images]
 
 
 def descriptors(level: Tensor, patches: int, generator: torch.Generator) -> Tensor:
@@ -142,7 +124,7 @@ def pyramid_distance(
         InvalidValueError: sets of other shapes, or of fewer than 2 pictures.
     """
     check_pictures(first, second)
-    parts = [laplacian_pyramid(each.float().clamp(-1.0, 1.0)) for each in (first, second)]
+    parts = [pyramid(each.float().clamp(-1.0, 1.0)) for each in (first, second)]
     found = {}
     for place, levels in enumerate(zip(*parts, strict=True)):
         one, other = (

@@ -45,9 +45,8 @@ try:
     from fractal_streams.recipes.alae.study_plot import draw_study
     from fractal_streams.recipes.alae.terms import slots_named
     from fractal_streams.recipes.alae.train import ALAESettings
-    from fractal_streams.recipes.baselines import write_json
     from fractal_streams.recipes.loop import PRECISIONS, open_accelerator
-    from fractal_streams.recipes.runs import save_text
+    from fractal_streams.recipes.results import save_text, write_json
     from fractal_streams.recipes.settings import refuse_others
     from fractal_streams.recipes.sweep import Packing, failure_of, packed
 except ImportError as error:

@@ -11,8 +11,7 @@ judge that is frozen while it looks.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 from fractal_streams.recipes.alae.contrast import info_nce, nt_xent, patch_nce, patches_of
@@ -26,7 +25,7 @@ from fractal_streams.recipes.alae.pixels import (
     perceptual_distance,
     spectral_distance,
 )
-from fractal_streams.recipes.alae.slots import Head, Pass, Slot
+from fractal_streams.recipes.alae.slots import Head, Pass, Slot, frozen
 from fractal_streams.recipes.alae.temporal import slow_features, straightness, time_contrast
 from fractal_streams.recipes.alae.views import view
 
@@ -306,19 +305,6 @@ def networks_of(slots: Sequence[Slot], model: ALAE, width: int = 64) -> dict[str
         smallest = 4 << model.first_level
         brought["critic"] = PatchCritic(3, width, layers=min(3, int(math.log2(smallest)) - 1)).to(device)
     return brought
-
-
-@contextmanager
-def frozen(*networks: nn.Module) -> Iterator[None]:
-    """Networks that look without learning: gradients go through them, and none to their weights."""
-    weights = [weight for network in networks for weight in network.parameters() if weight.requires_grad]
-    for weight in weights:
-        weight.requires_grad_(False)
-    try:
-        yield
-    finally:
-        for weight in weights:
-            weight.requires_grad_(True)
 
 
 def head_of(held: Pass) -> nn.Module:

@@ -14,10 +14,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from fractal_streams.recipes.results import write_json
 from fractal_streams.recipes.settings import Settings, command, option
 
 from fractal_streams import Batch
-from fractal_streams.contact_sheet import whole_file
 from fractal_streams.errors import missing_extra
 
 try:
@@ -125,8 +125,7 @@ def run(settings: ToySettings) -> ToyResult:
     seeded("picture", settings.seed)
     points, draws = ring(settings, 1024)[0], torch.randn(1024, model.prior_size)
     point_cloud(model, points, draws, settings.folder / "points.png")
-    text = json.dumps(asdict(result), indent=2)
-    whole_file(settings.folder / "result.json", lambda place: place.write_text(text) and None)  # type: ignore[arg-type]
+    write_json(settings.folder / "result.json", asdict(result))
     return result
 
 

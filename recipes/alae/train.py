@@ -13,7 +13,6 @@ examination.json and .txt with every figure beside its yardstick, and result.jso
 
 from __future__ import annotations
 
-import json
 import statistics
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
@@ -24,10 +23,10 @@ from fractal_streams.recipes.alae.growth import Growth
 from fractal_streams.recipes.alae.guards import Guards, GuardSettings
 from fractal_streams.recipes.alae.priors import PRIORS, Prior, make_prior
 from fractal_streams.recipes.alae.sources import SourceSettings, opened_source
+from fractal_streams.recipes.results import save_text, write_json
 from fractal_streams.recipes.settings import command, option
 
 from fractal_streams import Stream
-from fractal_streams.contact_sheet import whole_file
 from fractal_streams.errors import InvalidValueError, missing_extra
 
 try:
@@ -38,7 +37,7 @@ try:
     from fractal_streams.recipes.alae.examine import examined
     from fractal_streams.recipes.alae.features import Features, FeatureSettings, opened_features, own_features
     from fractal_streams.recipes.alae.keeping import save_model
-    from fractal_streams.recipes.alae.model import ALAE, SIZES
+    from fractal_streams.recipes.alae.model import ALAE, SIZES, fitted
     from fractal_streams.recipes.alae.reconstruction import matched_ratio, psnr, through
     from fractal_streams.recipes.alae.showing import Showing
     from fractal_streams.recipes.alae.terms import networks_of, slots_named
@@ -132,7 +131,8 @@ def run(settings: ALAESettings) -> Result:
     form = (accelerator.device, image_type(accelerator))
     training = opened_source(settings, "train", *form)
     test = opened_source(settings, "test", accelerator.device)
-    prior = make_prior(settings.prior, opened_source(settings, "validation", accelerator.device), code_size(settings))
+    measured = opened_source(settings, "validation", accelerator.device) if settings.prior == "parameters" else None
+    prior = make_prior(settings.prior, measured, SIZES[settings.size].code_size)
     loop = looped(settings, training, prior, accelerator)
     loop.resume(settings.folder / "checkpoint")
 
@@ -149,16 +149,13 @@ def run(settings: ALAESettings) -> Result:
             if settings.evaluates(record.step):
                 with loop.evaluating():
                     figures = glanced(loop.averaged, look)
-                    if accelerator.is_main_process:
-                        showing.save(loop.averaged, pictures, record.step, journal)
             journal.write(record, figures)
+            if settings.evaluates(record.step) and accelerator.is_main_process:
+                with loop.evaluating():
+                    showing.save(loop.averaged, pictures, record.step, journal)
             if settings.saves(record.step):
                 loop.save(settings.folder / "checkpoint")
     return finished(settings, loop, journal, test)
-
-
-def code_size(settings: ALAESettings) -> int:
-    return SIZES[settings.size].code_size
 
 
 def made(settings: ALAESettings, shape: tuple[int, ...], prior_size: int) -> ALAE:
@@ -199,9 +196,7 @@ def watch(guards: Guards, step: int, terms: Mapping[str, float]) -> None:
 @torch.no_grad()
 def glanced(model: ALAE, look: Look) -> dict[str, float]:
     """How near held-out pictures are to what is made of their codes, now."""
-    images = look.images
-    while not model.flat and images.shape[-1] > model.image_size:
-        images = torch.nn.functional.avg_pool2d(images, 2)
+    images = fitted(look.images, model)
     _, again = through(images, model.encode, lambda codes: model.decode(codes, noise=False))
     return {"test_psnr": psnr(images, again), "test_ratio": matched_ratio(images, again)}
 
@@ -232,10 +227,10 @@ def finished(settings: ALAESettings, loop: AdversarialLoop, journal: Journal, te
             waiting=statistics.fmean(row["waiting"] for row in warm), memory=max(row["memory"] for row in warm),
             seconds=loop.seconds, figures=dict(found.figures) if found else {},
         )  # fmt: skip
-        write(folder / "result.json", json.dumps({**asdict(result), "settings": settings.decisive()}, indent=2))
+        write_json(folder / "result.json", {**asdict(result), "settings": settings.decisive()})
         if found:
-            write(folder / "examination.json", json.dumps(asdict(found), indent=2))
-            write(folder / "examination.txt", found.table() + "\n")
+            write_json(folder / "examination.json", asdict(found))
+            save_text(folder / "examination.txt", found.table() + "\n")
     else:
         result = Result(
             steps=loop.step, weights=0, images_per_second=0.0, waiting=0.0, memory=0, seconds=0.0, figures={}
@@ -255,10 +250,6 @@ def classifier(settings: ALAESettings, test: Stream) -> Features | None:
         batch_size=4 * settings.batch_size, quiet=settings.quiet,
     )  # fmt: skip
     return own_features(opened_source(settings, "train", test.device), settings.folder / "features", asked)
-
-
-def write(path: Path, text: str) -> None:
-    whole_file(path, lambda place: place.write_text(text) and None)  # type: ignore[arg-type]
 
 
 def tell(result: Result, settings: ALAESettings) -> None:

@@ -12,11 +12,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from fractal_streams.recipes.alae.guards import batch_deviation
-from fractal_streams.recipes.alae.layers import halved
-from fractal_streams.recipes.alae.model import ALAE, NETWORKS
+from fractal_streams.recipes.alae.layers import doubled, halved
+from fractal_streams.recipes.alae.model import ALAE, NETWORKS, fitted
 from fractal_streams.recipes.alae.penalties import gradient_penalty
 from fractal_streams.recipes.alae.priors import Prior
-from fractal_streams.recipes.alae.slots import Pass, Slot
+from fractal_streams.recipes.alae.slots import Pass, Slot, frozen
 
 from fractal_streams import Batch
 from fractal_streams.errors import missing_extra
@@ -154,14 +154,13 @@ class Updates:
 
     def pictures(self, batch: Batch) -> tuple[Tensor, tuple[int, int] | None]:
         """The batch's pictures one by one, as large as the model has grown, and how clips lie in them."""
-        images, clips = batch.images.float(), None
+        images, clips = batch.images, None
         if images.dim() == 5:
             clips = (images.shape[0], images.shape[1])
             images = images.flatten(0, 1)
-        while not self.model.flat and images.shape[-1] > self.model.image_size:
-            images = halved(images)
+        images = fitted(images, self.model)
         if self.model.blending:
-            coarse = functional.interpolate(halved(images), scale_factor=2.0, mode="nearest")
+            coarse = doubled(halved(images))
             images = torch.lerp(coarse, images, self.model.blend)
         return images, clips
 
@@ -242,14 +241,8 @@ class Updates:
     def moving(self, moves: Sequence[str], slots: Sequence[Slot]) -> Iterator[None]:
         """Gradients for these networks and those that the slots move, and for no other."""
         wanted = {*moves, *(name for slot in slots for name in slot.moves)}
-        still = [network for name, network in self.networks.items() if name not in wanted]
-        for network in still:
-            network.requires_grad_(False)
-        try:
+        with frozen(*(network for name, network in self.networks.items() if name not in wanted)):
             yield
-        finally:
-            for network in still:
-                network.requires_grad_(True)
 
     def move(self, terms: Sequence[Term], optimisers: Sequence[str] = SHARED, normed: Sequence[str] = ()) -> None:
         """Adds up the gradients, each for the networks of its term, and lets the optimizers step."""

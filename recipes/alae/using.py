@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fractal_streams.recipes.alae.board import looking
-from fractal_streams.recipes.alae.showing import as_before, fitted
+from fractal_streams.recipes.alae.showing import as_before
 
 from fractal_streams import Batch, Stream
 from fractal_streams.errors import InvalidValueError, missing_extra
@@ -27,9 +27,11 @@ from fractal_streams.spec import one_of, whole
 try:
     import torch
     from fractal_streams.recipes.alae.layers import halved
+    from fractal_streams.recipes.alae.model import fitted
     from fractal_streams.recipes.alae.parts import kept, key_of
     from fractal_streams.recipes.alae.priors import Gaussian, Prior
     from fractal_streams.recipes.alae.reconstruction import PEAK, clipped
+    from fractal_streams.recipes.alae.slots import frozen
     from fractal_streams.recipes.data import held_out
     from fractal_streams.recipes.loop import seeded
     from rich.console import Console
@@ -339,19 +341,6 @@ def errors_of(made: Tensor, images: Tensor) -> Tensor:
 def decibels_of(errors: Tensor) -> Tensor:
     """(N,) float64, dB; infinite of no error."""
     return 10.0 * torch.log10(PEAK**2 / errors.double())
-
-
-@contextmanager
-def frozen(model: ALAE) -> Iterator[None]:
-    """No gradients for the weights, as long as this lasts."""
-    wanted = [weight for weight in model.parameters() if weight.requires_grad]
-    for weight in wanted:
-        weight.requires_grad_(False)
-    try:
-        yield
-    finally:
-        for weight in wanted:
-            weight.requires_grad_(True)
 
 
 @contextmanager

@@ -13,9 +13,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from fractal_streams.recipes.baselines import write_json
 from fractal_streams.recipes.data import DataSettings
 from fractal_streams.recipes.probe import Look, looked_at
+from fractal_streams.recipes.results import write_json
 from fractal_streams.recipes.settings import command, option
 
 from fractal_streams import Stream, open_stream

@@ -71,6 +71,7 @@ def test_a_reduction_is_the_binomial_filter_at_every_other_pixel() -> None:
     assert reduced(point).sum() == 64.0  # the mean stays
     ramp = torch.arange(16, dtype=torch.float64).expand(1, 1, 16, 16)
     torch.testing.assert_close(reduced(ramp)[0, 0, 4, 1:-1], torch.arange(2.0, 14.0, 2.0, dtype=torch.float64))
+    assert reduced(ramp)[0, 0, 4, 0] == (1 * 4 + 2 * 1) / 16  # pixels 0, 1, 2, and 0 twice more beyond the edge
 
 
 def test_an_expansion_is_the_same_filter_between_the_pixels() -> None:
