@@ -62,7 +62,7 @@ class Window:
         self.names = self.names or list(told[0])
         if odd := [list(part) for part in told if set(part) != set(self.names)]:
             raise InvalidValueError(f"a loss tells the same names each time, got {odd[0]} behind {self.names}")
-        parts = [torch.stack([part[name].double() for name in self.names]) for part in told]
+        parts = [torch.stack([part[name] for name in self.names]).double() for part in told]
         self.rows.append(parts[0] if len(parts) == 1 else torch.stack(parts).mean(0))
         self.steps += 1
         if len(self.rows) == BLOCK:

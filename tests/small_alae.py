@@ -93,6 +93,7 @@ def small_run(
     alike: bool = False,
     rules: dict[str, Any] | None = None,
     edge: int = 8,
+    cuda_graphs: bool = False,
     **settings: Any,
 ) -> AdversarialLoop:
     """A training with slots of these names.
@@ -107,7 +108,7 @@ def small_run(
         Noise.forward = lambda _, maps: maps  # type: ignore[method-assign]
     prior = ByIndex(model.prior_size) if alike else None
     updates = updates_of(model, slots_named(names), accelerator, prior, **(rules or {}))
-    return AdversarialLoop(updates, pictures(edge), asked, growth)
+    return AdversarialLoop(updates, pictures(edge), asked, growth, cuda_graphs=cuda_graphs)
 
 
 def main(folder: Path, settings: dict[str, Any]) -> None:

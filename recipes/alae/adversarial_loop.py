@@ -6,6 +6,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from fractal_streams.recipes.alae.compiled import CompiledPenalty
+from fractal_streams.recipes.alae.graphs import StepGraphs
 from fractal_streams.recipes.alae.growth import Growth
 from fractal_streams.recipes.alae.updates import Updates
 
@@ -14,6 +16,7 @@ from fractal_streams.errors import InvalidValueError, missing_extra
 
 try:
     import torch
+    import torch._dynamo.config as dynamo
     import torch._functorch.config as functorch
     from fractal_streams.recipes.data import on_device
     from fractal_streams.recipes.loop import Loop, LoopSettings, seeded
@@ -21,6 +24,14 @@ try:
     from torch import Tensor, nn
 except ImportError as error:
     raise missing_extra(str(error.name), "recipes") from None
+
+
+FORMS = 64
+"""A network is compiled once for each level, batch and set of weights with a gradient that it is called with."""
+
+
+OFTEN = 4
+"""Steps from one penalty to the next from which on compiling it takes longer than it saves in a run."""
 
 
 class Everything(nn.Module):
@@ -38,12 +49,21 @@ class AdversarialLoop(Loop):
 
     Args:
         updates: of the step. growth: None trains at full size from the beginning.
+        cuda_graphs: see `StepGraphs`; not on a CPU, and not on several ranks, which launch each kernel.
 
     Raises:
         InvalidValueError: settings that a step of several updates has not.
     """
 
-    def __init__(self, updates: Updates, source: Stream, settings: LoopSettings, growth: Growth | None = None) -> None:
+    def __init__(
+        self,
+        updates: Updates,
+        source: Stream,
+        settings: LoopSettings,
+        growth: Growth | None = None,
+        *,
+        cuda_graphs: bool = False,
+    ) -> None:
         if settings.accumulation != 1:
             raise InvalidValueError(
                 f"accumulation={settings.accumulation}: a step of several updates goes through its batch at once, take "
@@ -52,6 +72,8 @@ class AdversarialLoop(Loop):
         if str(updates.accelerator.mixed_precision) == "fp16":
             raise InvalidValueError("precision='fp16' underflows in the penalty on gradients: use 'bf16' or 'no'")
         self.updates, self.growth = updates, growth
+        alone = updates.accelerator.device.type == "cuda" and updates.accelerator.num_processes == 1
+        self.graphs = StepGraphs(updates) if cuda_graphs and alone else None
         super().__init__(
             Everything(updates), _no_loss, updates, source, settings, updates.accelerator, fields="batch",  # type: ignore[arg-type]
         )  # fmt: skip
@@ -64,28 +86,37 @@ class AdversarialLoop(Loop):
                 torch.distributed.broadcast(buffer_or_weight.data, 0)
         if self.settings.compile:
             functorch.donated_buffer = False  # one graph is gone through once for each set of networks that terms move
-            for network in (model.projector, model.generator, model.encoder):
-                network.compile()
+            dynamo.recompile_limit = max(dynamo.recompile_limit, FORMS)
+            for network in (model.generator, model.encoder):  # F and D are small
+                network.compile(dynamic=False)
+            if self.updates.rules.r1_every <= OFTEN:
+                self.updates.penalty = CompiledPenalty(model, self.updates.rules.gamma)
         return self.network, optimizer
 
     def _update(self, batches: Iterator[Any], clock: Clock) -> list[Mapping[str, Tensor]]:
         settings, seen = self.settings, self.step * self.settings.batch_size
         self.interrupted = True
         seeded("step", settings.seed, self.step, self.accelerator.process_index)
-        for group in self.optimizer.param_groups:
-            group["lr"] = group["initial_lr"] * settings.rate(self.step)
+        self.updates.optimisers.follow(settings.rate(self.step))
         self.network.train()
         if self.growth and self.growth.at(seen)[0] != self.growth.at(max(0, seen - settings.batch_size))[0]:
             self.updates.optimisers.forget()  # what they know is of other networks
+            self.forget_graphs()
         self.grow(seen)
         with clock.waiting():
             batch = next(batches)
-        told = self.updates.step(on_device(batch, self.accelerator.device), self.step, seen)
+        step = self.graphs.step if self.graphs else self.updates.step
+        told = step(on_device(batch, self.accelerator.device), self.step, seen)
         if self.average is not self.network:
             self.average.update_parameters(self.network)  # type: ignore[operator]
         self.step += 1
         self.interrupted = False
         return [told]
+
+    def forget_graphs(self) -> None:
+        """What was recorded reads tensors that an optimizer no longer has."""
+        if self.graphs:
+            self.graphs.forget()
 
     def grow(self, seen: int) -> None:
         """Makes the model, and the average, of the size that it has behind so many images."""
@@ -101,6 +132,7 @@ class AdversarialLoop(Loop):
 
     def resume(self, folder: Path) -> bool:
         found = super().resume(folder)
+        self.forget_graphs()
         self.grow(max(0, self.step - 1) * self.settings.batch_size)  # as in the step that was the last
         return found
 

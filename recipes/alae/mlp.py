@@ -39,7 +39,9 @@ class FlatGenerator(nn.Module):
         super().__init__()
         self.stack, self.shape = Stack([code_size, *[hidden] * depth, math.prod(shape)]), shape
 
-    def forward(self, styles: Tensor, level: int, blend: Tensor | None, noise: bool = True) -> Tensor:
+    def forward(
+        self, styles: Tensor, level: int, blend: Tensor | None, noise: bool = True, *, learns: bool = True
+    ) -> Tensor:
         flat: Tensor = self.stack(styles[:, 0])
         return flat.float().view(-1, *self.shape)
 
@@ -51,6 +53,6 @@ class FlatEncoder(nn.Module):
         super().__init__()
         self.stack = Stack([math.prod(shape), *[hidden] * depth, code_size])
 
-    def forward(self, pictures: Tensor, level: int, blend: Tensor | None) -> Tensor:
+    def forward(self, pictures: Tensor, level: int, blend: Tensor | None, *, learns: bool = True) -> Tensor:
         codes: Tensor = self.stack(pictures.flatten(1))
         return codes.float()

@@ -152,12 +152,14 @@ class ALAE(nn.Module):
             noise: else none is added, and the same codes give the same pictures.
         """
         styles = codes if codes.dim() == 3 else self.styles(codes)
-        pictures: Tensor = self.generator(styles, self.level, self.blend if self.blending else None, noise)
+        blend = self.blend if self.blending else None
+        pictures: Tensor = self.generator(styles, self.level, blend, noise, learns=learns(self.generator))
         return pictures
 
     def encode(self, pictures: Tensor) -> Tensor:
         """E: (B, *shape) pictures to (B, code_size) float32 codes."""
-        codes: Tensor = self.encoder(pictures, self.level, self.blend if self.blending else None)
+        blend = self.blend if self.blending else None
+        codes: Tensor = self.encoder(pictures, self.level, blend, learns=learns(self.encoder))
         return codes
 
     def features(self, pictures: Tensor) -> list[Tensor]:
@@ -179,6 +181,23 @@ class ALAE(nn.Module):
     def remember(self, codes: Tensor) -> None:
         """Takes (B, code_size) codes of F into the running mean."""
         self.mean_code.lerp_(codes.mean(0), 1.0 - DECAY)
+
+
+def learns(network: nn.Module) -> bool:
+    """Whether gradients go to its weights."""
+    return next(network.parameters()).requires_grad
+
+
+class Judge(nn.Module):
+    """D∘E as it was written, whatever became of the two: (B, 3, N, N) pictures to (B,) logits."""
+
+    def __init__(self, model: ALAE) -> None:
+        super().__init__()
+        self.encoder, self.discriminator = model.encoder, model.discriminator
+
+    def forward(self, images: Tensor, level: int, blend: Tensor | None) -> Tensor:
+        logits: Tensor = self.discriminator.forward(self.encoder.forward(images, level, blend))  # type: ignore[operator]
+        return logits
 
 
 class Grown(Protocol):

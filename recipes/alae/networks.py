@@ -3,6 +3,9 @@
 F, the projector, makes a code w of a draw z; G, the generator, a picture of w; E, the encoder, a code of a picture; D,
 the discriminator, a logit of a code. G puts w into the statistics of its channels, and E reads w off the statistics of
 its own. Either can begin with small pictures and grow (Karras et al. 2018, section 2).
+
+`learns`, of G and E, changes nothing: it tells a compiler whether weights have a gradient. torch 2.11 does not look,
+and gave the weights of a network that was frozen when it was compiled no gradient ever after.
 """
 
 from __future__ import annotations
@@ -133,7 +136,9 @@ class Generator(nn.Module):
             {str(level): Colours(channels[level]) for level in range(first_level, levels)}
         )  # fmt: skip
 
-    def forward(self, styles: Tensor, level: int, blend: Tensor | None, noise: bool = True) -> Tensor:
+    def forward(
+        self, styles: Tensor, level: int, blend: Tensor | None, noise: bool = True, *, learns: bool = True
+    ) -> Tensor:
         maps = self.begin.expand(len(styles), *self.begin.shape)
         if torch.is_autocast_enabled(styles.device.type):
             maps = maps.to(torch.get_autocast_dtype(styles.device.type))
@@ -194,7 +199,7 @@ class Encoder(nn.Module):
         )  # fmt: skip
         self.eyes = nn.ModuleDict({str(level): Eye(channels[level]) for level in range(first_level, levels)})
 
-    def forward(self, pictures: Tensor, level: int, blend: Tensor | None) -> Tensor:
+    def forward(self, pictures: Tensor, level: int, blend: Tensor | None, *, learns: bool = True) -> Tensor:
         return self.looked(pictures, level, blend)[0]
 
     def looked(self, pictures: Tensor, level: int, blend: Tensor | None = None) -> tuple[Tensor, list[Tensor]]:

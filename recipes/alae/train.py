@@ -41,7 +41,7 @@ try:
     from fractal_streams.recipes.alae.reconstruction import matched_ratio, psnr, through
     from fractal_streams.recipes.alae.showing import Showing
     from fractal_streams.recipes.alae.terms import networks_of, slots_named
-    from fractal_streams.recipes.alae.updates import RECIPROCITY, Rules, Updates
+    from fractal_streams.recipes.alae.updates import PARTS, RECIPROCITY, Rules, Updates
     from fractal_streams.recipes.journal import Journal
     from fractal_streams.recipes.loop import LoopSettings, image_type, open_accelerator, seeded
     from fractal_streams.recipes.probe import Look, looked_at
@@ -79,6 +79,9 @@ class ALAESettings(LoopSettings, SourceSettings, GuardSettings):
     fade_images: int = option(300_000, "Images while a level is blended in.", low=1)
     stable_images: int = option(300_000, "Images of a level then.", low=1)
     ema_images: int = option(10_000, "Images in which a weight's share of the average halves; 0 keeps none.", low=0)
+    cuda_graphs: bool = option(
+        True, "On one GPU, replay a step's kernels at once instead of launching each.", changes_nothing=True
+    )
     test_samples: int = option(1000, "Held-out pictures of a test.", low=32, changes_nothing=True)
     final_samples: int = option(10_000, "Pictures of each set of the examination; 0 for none.", changes_nothing=True)
     feature_steps: int = option(2000, "Updates of the classifier it compares by; 0 for none.", changes_nothing=True)
@@ -183,12 +186,12 @@ def looped(settings: ALAESettings, training: Stream, prior: Prior, accelerator: 
     growth = Growth(
         first=model.first_level, last=model.last_level, fade=settings.fade_images, stable=settings.stable_images
     )
-    return AdversarialLoop(updates, training, settings, growth)
+    return AdversarialLoop(updates, training, settings, growth, cuda_graphs=settings.cuda_graphs)
 
 
 def watch(guards: Guards, step: int, terms: Mapping[str, float]) -> None:
     """Tell the guards of a record; terms that are not told yet are no numbers, and are left out."""
-    losses = {name: terms[name] for name in ("discriminator", "generator", "reciprocity")}
+    losses = {name: terms[name] for name in PARTS}
     deviations = {"fakes": terms["fake_deviation"], "reals": terms["real_deviation"]}
     guards.watch(step, losses, discriminator=terms["discriminator"], **deviations)
 

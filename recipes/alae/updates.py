@@ -6,14 +6,14 @@ code again that G made a picture of: mean (F(z) - E(G(F(z))))^2, the target with
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 from fractal_streams.recipes.alae.guards import batch_deviation
 from fractal_streams.recipes.alae.layers import doubled, halved
-from fractal_streams.recipes.alae.model import ALAE, NETWORKS, fitted
+from fractal_streams.recipes.alae.model import ALAE, NETWORKS, Judge, fitted
 from fractal_streams.recipes.alae.penalties import gradient_penalty
 from fractal_streams.recipes.alae.priors import Prior
 from fractal_streams.recipes.alae.slots import Pass, Slot, frozen
@@ -32,8 +32,12 @@ except ImportError as error:
 BETAS = (0.0, 0.99)
 SHARED = ("encoder", "generator")
 """The optimizers of the first two updates."""
+OF_THE_DEVICE = ("lr", "fused", "capturable")
+"""Of an optimizer's groups: they stay when a run goes on on another device; the rate is set in each step."""
 RECIPROCITY = {"paper": ("encoder", "generator"), "code": ("encoder", "generator", "projector")}
 """What the third update moves: as in the paper, or as in its authors' code, where F follows too."""
+PARTS = ("discriminator", "generator", "reciprocity")
+"""Of the loss that is told."""
 Term = tuple[Tensor, tuple[str, ...]]
 """A weighted scalar, and the networks that follow it."""
 
@@ -58,11 +62,26 @@ class Rules:
     clip: float | None = None
 
 
+@dataclass(frozen=True)
+class Kind:
+    """What a step does: those of one kind launch the same kernels.
+
+    slots: that are due. penalised: with R1. level, blending: of the model.
+    """
+
+    slots: tuple[Slot, ...]
+    penalised: bool
+    level: int
+    blending: bool
+
+
 class Optimisers:
     """Adams by name."""
 
     def __init__(self, parts: Mapping[str, torch.optim.Optimizer]) -> None:
         self.parts = dict(parts)
+        for group in self.param_groups:
+            group["initial_lr"] = float(group["lr"])
 
     @property
     def param_groups(self) -> list[dict[str, Any]]:
@@ -72,8 +91,20 @@ class Optimisers:
         return {name: part.state_dict() for name, part in self.parts.items()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        own = [{name: group[name] for name in OF_THE_DEVICE} for group in self.param_groups]
         for name, part in self.parts.items():
             part.load_state_dict(state[name])
+        for group, kept in zip(self.param_groups, own, strict=True):
+            group |= kept
+
+    def follow(self, share: float) -> None:
+        """Gives each weight so much of its highest rate, in place where a device reads it."""
+        for group in self.param_groups:
+            rate = group["initial_lr"] * share
+            if isinstance(group["lr"], Tensor):
+                group["lr"].fill_(rate)
+            else:
+                group["lr"] = rate
 
     def forget(self) -> None:
         """Begin anew, as behind a change of what the networks are."""
@@ -88,6 +119,7 @@ class Updates:
     Args:
         model: with its first weights, on its device. prior: draws z. slots: terms beside the three.
         others: "head" and "critic", where a slot wants them; they follow E's optimizer.
+        penalty: R1 of (B, *shape) pictures, where not by PyTorch's own double differentiation.
     """
 
     model: ALAE
@@ -96,7 +128,9 @@ class Updates:
     accelerator: Accelerator
     slots: Sequence[Slot] = ()
     others: Mapping[str, nn.Module] = field(default_factory=dict)
+    penalty: Callable[[Tensor], Tensor] | None = None
     told: dict[str, Tensor] = field(default_factory=dict)
+    shares: dict[str, Tensor] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         named = {name: getattr(self.model, name) for name in NETWORKS}
@@ -106,13 +140,15 @@ class Updates:
             groups["reciprocity"] = self.moved_in("reciprocity", RECIPROCITY[self.rules.reciprocity])
         if own := self.moved_in("own"):
             groups["own"] = own
-        fast = {"fused": self.accelerator.device.type == "cuda"}
+        self.judge = Judge(self.model)
+        device = self.accelerator.device
         self.optimisers = Optimisers({
-            name: torch.optim.Adam(self.weights(networks), lr=self.rules.lr, betas=BETAS, eps=1e-8, **fast)
+            name: torch.optim.Adam(self.weights(networks), betas=BETAS, eps=1e-8, **adam_of(device, self.rules.lr))
             for name, networks in groups.items()
         })  # fmt: skip
-        unknown = torch.full((), torch.nan, device=self.accelerator.device)
+        unknown = torch.full((), torch.nan, device=device)
         self.told = dict.fromkeys(("r1", *(slot.name for slot in self.slots)), unknown)
+        self.shares = {slot.name: torch.zeros((), device=device) for slot in self.slots if slot.warmup}
 
     @property
     def param_groups(self) -> list[dict[str, Any]]:
@@ -140,17 +176,29 @@ class Updates:
         Args:
             batch: tensors, pictures in [-1, 1]. step: from 0 on. seen: images before it.
         """
+        return self.made(batch, self.begin(step, seen))
+
+    def begin(self, step: int, seen: int) -> Kind:
+        """What a step will do; and the slots' shares of their weights in it, where a device reads them."""
+        for slot in self.slots:
+            if slot.warmup:
+                self.shares[slot.name].fill_(slot.share(seen))
+        due = tuple(slot for slot in self.slots if slot.due(step, seen))
+        penalised = self.rules.gamma > 0.0 and step % self.rules.r1_every == 0
+        return Kind(due, penalised, self.model.level, self.model.blending)
+
+    def made(self, batch: Batch, kind: Kind) -> dict[str, Tensor]:
+        """A step that has begun; nothing in it looks at a value of the device, or at the step's number."""
         images, clips = self.pictures(batch)
-        due = [slot for slot in self.slots if slot.due(step, seen)]
-        self.discriminate(self.passed(batch, images, clips), due, step, seen)
-        self.generate(self.passed(batch, images, clips), due, seen)
-        self.reciprocate(self.passed(batch, images, clips), due, seen)
-        if own := [slot for slot in due if slot.update == "own"]:
+        self.discriminate(self.passed(batch, images, clips), kind.slots, kind.penalised)
+        self.generate(self.passed(batch, images, clips), kind.slots)
+        self.reciprocate(self.passed(batch, images, clips), kind.slots)
+        if own := [slot for slot in kind.slots if slot.update == "own"]:
             held = self.passed(batch, images, clips)
             with self.moving((), own):
-                self.move(self.terms(held, own, seen), ("own",))
-        parts = ("discriminator", "generator", "reciprocity")
-        return {"loss": torch.stack([self.told[name] for name in parts]).sum(), **self.told}
+                self.move(self.terms(held, own), ("own",))
+        self.tell(loss=torch.stack([self.told[name] for name in PARTS]).sum())
+        return self.told
 
     def pictures(self, batch: Batch) -> tuple[Tensor, tuple[int, int] | None]:
         """The batch's pictures one by one, as large as the model has grown, and how clips lie in them."""
@@ -181,7 +229,7 @@ class Updates:
         first = torch.arange(places, device=device) < cut
         return torch.where(first[..., None], styles, second)
 
-    def discriminate(self, held: Pass, due: Sequence[Slot], step: int, seen: int) -> None:
+    def discriminate(self, held: Pass, due: Sequence[Slot], penalised: bool) -> None:
         slots = [slot for slot in due if slot.update == "discriminator"]
         moves = ("encoder", "discriminator")
         with self.moving(moves, slots), self.accelerator.autocast():
@@ -191,50 +239,50 @@ class Updates:
                 self.model.remember(codes)
             real, fake = self.model.score(self.model.encode(torch.cat([held.images, fakes]))).chunk(2)
             loss = functional.softplus(fake).mean() + functional.softplus(-real).mean()
-            terms = [(loss, moves), *self.terms(held, slots, seen)]
-        if self.rules.gamma and step % self.rules.r1_every == 0:
+            terms = [(loss, moves), *self.terms(held, slots)]
+        if penalised:
             with self.moving(moves, ()):
-                penalty = gradient_penalty(self.plain_score, held.images, self.rules.gamma)
+                penalty = (self.penalty or self.plain_penalty)(held.images)
             terms.append((penalty * self.rules.r1_every, moves))
             self.tell(r1=penalty)
         self.tell(discriminator=loss, real_score=real.mean(), fake_score=fake.mean())
         self.tell(real_deviation=batch_deviation(held.images), fake_deviation=batch_deviation(fakes))
         self.move(terms, normed=moves)
 
-    def plain_score(self, images: Tensor) -> Tensor:
-        """D(E(x)) in float32 and as it was written: what a compiler made can't be differentiated twice."""
+    def plain_penalty(self, images: Tensor) -> Tensor:
+        """R1, of E and D as they were written: what a compiler made can't be differentiated twice."""
         model = self.model
-        with torch.autocast(images.device.type, enabled=False):
-            return model.score(model.encoder.forward(images, model.level, model.blend if model.blending else None))
+        blend = model.blend if model.blending else None
+        return gradient_penalty(lambda leaves: self.judge(leaves, model.level, blend), images, self.rules.gamma)
 
-    def generate(self, held: Pass, due: Sequence[Slot], seen: int) -> None:
+    def generate(self, held: Pass, due: Sequence[Slot]) -> None:
         slots = [slot for slot in due if slot.update == "generator"]
         moves = ("generator", "projector")
         with self.moving(moves, slots), self.accelerator.autocast():
             score = self.model.score(self.model.encode(self.model.decode(self.mixed(held))))
             loss = functional.softplus(-score).mean()
-            terms = [(loss, moves), *self.terms(held, slots, seen)]
+            terms = [(loss, moves), *self.terms(held, slots)]
         self.tell(generator=loss)
         self.move(terms, normed=moves)
 
-    def reciprocate(self, held: Pass, due: Sequence[Slot], seen: int) -> None:
+    def reciprocate(self, held: Pass, due: Sequence[Slot]) -> None:
         slots = [slot for slot in due if slot.update == "reciprocity"]
         moves = RECIPROCITY[self.rules.reciprocity]
         with self.moving(moves, slots), self.accelerator.autocast():
             codes = held.codes.detach()
             loss = functional.mse_loss(held.fake_codes.float(), codes)
-            terms = [(loss * self.rules.reciprocity_weight, moves), *self.terms(held, slots, seen)]
+            terms = [(loss * self.rules.reciprocity_weight, moves), *self.terms(held, slots)]
         spread = (codes - codes.mean(0)).square().mean()
         self.tell(reciprocity=loss, relative_reciprocity=loss / (spread + 1e-12), code_deviation=spread.sqrt())
         self.move(terms, ("reciprocity",) if self.rules.separate else SHARED)
 
-    def terms(self, held: Pass, slots: Sequence[Slot], seen: int) -> list[Term]:
+    def terms(self, held: Pass, slots: Sequence[Slot]) -> list[Term]:
         found = []
         with self.accelerator.autocast():
             for slot in slots:
                 value = slot.term(held)
                 self.tell(**{slot.name: value})
-                found.append((value * (slot.weight * slot.share(seen)), slot.moves))
+                found.append((value * (slot.weight * self.shares.get(slot.name, 1.0)), slot.moves))
         return found
 
     @contextmanager
@@ -276,3 +324,10 @@ class Updates:
 
     def tell(self, **values: Tensor) -> None:
         self.told |= {name: value.detach().float() for name, value in values.items()}
+
+
+def adam_of(device: torch.device, rate: float) -> dict[str, Any]:
+    """How Adam is run on a device: on a GPU as one kernel, which reads its rate there and so can be replayed."""
+    if device.type != "cuda":
+        return {"lr": rate}
+    return {"lr": torch.tensor(rate, device=device), "fused": True, "capturable": True}

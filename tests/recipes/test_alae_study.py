@@ -40,6 +40,7 @@ from fractal_streams.recipes.alae.study_verdicts import (
 )
 from fractal_streams.recipes.journal import read_records
 from fractal_streams.recipes.models.classifiers import save_classifier, vision_transformer
+from fractal_streams.recipes.results import write_json
 from fractal_streams.recipes.sweep import Slot
 from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
@@ -77,7 +78,7 @@ def trained(monkeypatch: pytest.MonkeyPatch) -> list[train.ALAESettings]:
             figures=figures,
         )  # fmt: skip
         told = {**asdict(result), "settings": settings.whole.decisive()}
-        train.write(settings.folder / "result.json", json.dumps(told))
+        write_json(settings.folder / "result.json", told)
 
     def answer(slot: Slot, asked: Any) -> dict[str, str]:
         told = {item.name: getattr(asked, item.name) for item in fields(asked)}

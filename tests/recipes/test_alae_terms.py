@@ -89,7 +89,7 @@ def test_a_step_moves_every_weight_that_a_slot_declares_and_no_other(name: str, 
     torch.manual_seed(2)
     held = updates.passed(batch, *updates.pictures(batch))
     with updates.moving((), updates.slots):
-        terms = updates.terms(held, updates.slots, LATE)
+        terms = updates.terms(held, updates.begin(0, LATE).slots)
         for net, parameters in weights.items():
             if net not in slot.moves:
                 assert all(each.requires_grad is False for each in parameters.values())

@@ -44,9 +44,8 @@ def planted(images: Tensor) -> tuple[ALAE, Tensor]:
 def test_r1_of_a_linear_judge_is_half_gamma_times_its_squared_slope(batch: Batch) -> None:
     model, slope = planted(batch.images)
     updates = updates_of(model, gamma=3.0)
-    torch.testing.assert_close(
-        updates.plain_score(batch.images).diff(), (batch.images.flatten(1) @ slope).diff(), atol=1e-4, rtol=1e-4
-    )
+    scores = updates.judge(batch.images, model.level, None)
+    torch.testing.assert_close(scores.diff(), (batch.images.flatten(1) @ slope).diff(), atol=1e-4, rtol=1e-4)
     told = updates.step(batch, 0, 0)
     assert told["r1"].item() == pytest.approx(1.5 * slope.square().sum().item(), rel=1e-4)
 
@@ -63,7 +62,7 @@ def gradients(updates: Updates, batch: Batch, step: int, monkeypatch: pytest.Mon
     with monkeypatch.context() as patch:
         patch.setattr(updates, "move", note)
         torch.manual_seed(0)
-        updates.discriminate(updates.passed(batch, *updates.pictures(batch)), (), step, 0)
+        updates.discriminate(updates.passed(batch, *updates.pictures(batch)), (), updates.begin(step, 0).penalised)
     return found
 
 
@@ -88,9 +87,9 @@ def test_each_update_moves_its_own_networks_and_no_other(reciprocity: str, separ
     updates = updates_of(model_of(), reciprocity=reciprocity, separate=separate)
     images, clips = updates.pictures(batch)
     parts = {
-        "discriminate": ((0, 0), {"encoder", "discriminator"}),
-        "generate": ((0,), {"generator", "projector"}),
-        "reciprocate": ((0,), follows),
+        "discriminate": ((True,), {"encoder", "discriminator"}),
+        "generate": ((), {"generator", "projector"}),
+        "reciprocate": ((), follows),
     }
     for name, (rest, expected) in parts.items():
         before = weights_of(updates)
@@ -149,7 +148,7 @@ def test_a_slot_of_the_discriminators_update_can_move_what_made_the_fakes(batch:
     slot = Slot(name="own", term=lambda held: held.fakes.square().mean(), moves=("projector",), update="discriminator")
     updates = updates_of(model_of(), [slot])
     before = weights_of(updates)
-    updates.discriminate(updates.passed(batch, batch.images, None), [slot], 0, 0)
+    updates.discriminate(updates.passed(batch, batch.images, None), [slot], True)
     assert moved(updates, before) == {"projector", "encoder", "discriminator"}
 
 
@@ -186,7 +185,7 @@ def test_reciprocity_is_told_as_it_is(batch: Batch) -> None:
     held.__dict__["fake_codes"] = mean.expand(8, 8) + 0.0 * held.codes
     seen: list[Any] = []
     updates.move = lambda terms, *_, **__: seen.extend(terms)  # type: ignore[method-assign]
-    updates.reciprocate(held, (), 0)
+    updates.reciprocate(held, ())
     assert updates.told["relative_reciprocity"].item() == pytest.approx(1.0, rel=1e-4)
     expected = (held.codes.detach() - mean).square().mean()
     assert updates.told["reciprocity"].item() == pytest.approx(expected.item(), rel=1e-5)
@@ -231,6 +230,39 @@ def test_styles_are_coarse_of_one_code_and_fine_of_another_with_even_cuts() -> N
     partly = (mixes(0.6) == 1).any(1).float().mean().item()
     assert partly == pytest.approx(0.6 * 5 / 6, abs=0.015)  # a cut behind all places mixes nothing
     assert bool((mixes(0.0) == 0).all())
+
+
+def test_a_step_begins_with_what_is_due_and_its_share(batch: Batch) -> None:
+    """Those of one kind are equal and hash alike, so that what is recorded of one does for the others."""
+    l1, late = slot_of("l1", every=2), slot_of("laplacian", start=16, warmup=32)
+    updates = updates_of(model_of(16, first_level=1), [l1, late], r1_every=3)
+    kinds = [updates.begin(step, 8 * step) for step in range(6)]
+    assert [kind.slots for kind in kinds] == [(l1,), (), (l1, late), (late,), (l1, late), (late,)]
+    assert [kind.penalised for kind in kinds] == [True, False, False, True, False, False]
+    assert len(set(kinds)) == 6 - 1 and kinds[2] == kinds[4]
+    assert {name: each.item() for name, each in updates.shares.items()} == {"laplacian": 0.75}
+    updates.model.grow(2, 0.5)
+    assert (updates.begin(4, 32).level, updates.begin(4, 32).blending) == (2, True)
+    assert not updates_of(model_of(), gamma=0.0).begin(0, 0).penalised
+
+
+def test_rates_stay_where_the_device_reads_them_behind_another_device(batch: Batch) -> None:
+    """A run of a GPU, whose Adams read a tensor and run as one kernel, goes on on a CPU, and back."""
+    here, there = updates_of(model_of()), updates_of(model_of())
+    for group in there.param_groups:
+        group |= {"lr": torch.tensor(1.5e-3), "fused": True, "capturable": True}
+    for updates in (here, there):
+        updates.step(batch, 0, 0)
+    there.optimisers.follow(0.5)
+    assert [group["lr"].item() for group in there.param_groups] == pytest.approx([7.5e-4] * 2)
+    kept, saved = [group["lr"] for group in there.param_groups], there.optimisers.state_dict()
+    there.optimisers.load_state_dict(here.optimisers.state_dict())
+    assert all(group["lr"] is rate for group, rate in zip(there.param_groups, kept, strict=True))
+    here.optimisers.load_state_dict(saved)
+    here.optimisers.follow(0.25)
+    for group in here.param_groups:
+        assert (group["lr"], group["fused"], group["capturable"]) == (1.5e-3 / 4, None, False)
+    here.step(batch, 1, 8)
 
 
 def test_optimizers_forget(batch: Batch) -> None:

@@ -1,0 +1,76 @@
+"""What a compiler makes of ALAE has the gradients of what it was made of."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("accelerate")
+
+from fractal_streams.recipes.alae.compiled import CompiledPenalty
+from fractal_streams.recipes.alae.model import ALAE, SIZES, Judge
+from fractal_streams.recipes.alae.penalties import gradient_penalty
+from small_alae import model_of
+from torch import Tensor
+
+ON = pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+
+
+def random_weights(model: ALAE) -> ALAE:
+    """Also where they begin with 0."""
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight += 0.1 * torch.randn_like(weight)
+    return model
+
+
+@ON
+def test_a_compiled_penalty_has_the_value_and_the_slopes_of_the_penalty(device: str) -> None:
+    """Also of other pictures and weights than it was traced with, and in the middle of a blend."""
+    model = random_weights(model_of(16, first_level=1)).to(device)
+    judge, compiled = Judge(model), CompiledPenalty(model, 3.0, "aot_eager" if device == "cpu" else "inductor")
+    weights = list(judge.parameters())
+    for blend in (1.0, 0.3, 0.6):
+        model.grow(2, blend)
+        images = torch.rand(4, 3, 16, 16, device=device) * 2.0 - 1.0
+        plain = gradient_penalty(lambda leaves: judge(leaves, 2, model.blend if model.blending else None), images, 3.0)
+        value = compiled(images)
+        torch.testing.assert_close(value, plain, rtol=1e-3, atol=1e-4)
+        own = torch.autograd.grad(2.0 * value, weights)
+        slopes = torch.autograd.grad(2.0 * plain, weights, allow_unused=True, materialize_grads=True)
+        assert any(bool((each != 0).any()) for each in own)
+        for one, other in zip(own, slopes, strict=True):
+            torch.testing.assert_close(one, other, rtol=2e-2, atol=2e-3 * float(other.abs().max()) + 1e-6)
+        random_weights(model)
+    assert len(compiled.made) == 2  # blended, and not
+
+
+def gradients(model: ALAE, network: str, frozen: bool, into: bool) -> list[Tensor]:
+    """Of an output in bfloat16: to the input, and to the weights where they are not frozen."""
+    generator = torch.Generator().manual_seed(1)
+    shape = (4, model.code_size) if network == "generator" else (4, *model.shape)
+    values = torch.randn(*shape, generator=generator).to(model.blend.device).requires_grad_(into)
+    weights = [each.requires_grad_(not frozen) for each in getattr(model, network).parameters()]
+    with torch.autocast(values.device.type, torch.bfloat16):
+        made = model.decode(values, noise=False) if network == "generator" else model.encode(values)
+    across = torch.randn(made.shape, generator=generator).to(made.device)
+    wanted = [*([values] if into else []), *([] if frozen else weights)]
+    found = torch.autograd.grad((made.float() * across).sum(), wanted, allow_unused=True, materialize_grads=True)
+    return [made.detach(), *found]
+
+
+@ON
+@pytest.mark.filterwarnings("ignore:The .grad attribute")  # torch looks at it, and hides the warning
+@pytest.mark.parametrize("network", ["generator", "encoder"])
+def test_a_network_that_was_compiled_frozen_has_gradients_when_it_is_not(network: str, device: str) -> None:
+    asked: list[tuple[bool, bool]] = [(True, True), (False, True), (False, False), (True, True)]
+    plain = random_weights(model_of(16, size=SIZES["tiny"])).to(device)
+    compiled = model_of(16, size=SIZES["tiny"]).to(device)
+    compiled.load_state_dict(plain.state_dict())
+    form: dict[str, Any] = {} if device == "cuda" else {"backend": "aot_eager"}
+    getattr(compiled, network).compile(dynamic=False, **form)
+    for frozen, into in asked:
+        for one, other in zip(*(gradients(each, network, frozen, into) for each in (plain, compiled)), strict=True):
+            assert float((one - other).norm()) <= 0.3 * float(one.norm()) + 1e-6, (frozen, into)
