@@ -12,10 +12,10 @@ from fractal_streams.priors import Choice, Constant, LogUniform, Uniform
 from fractal_streams.render.numba_backend import NumbaRenderer
 from fractal_streams.video import cosine_of_turns, directions
 
-STILL = StreamSpec(formulas=("polynomial_power",), num_classes=4, height=8, width=8, iterations=12)
+STILL = StreamSpec(formulas=("polynomial_power",), num_classes=4, height=8, width=8)
 MOVING = {"alpha": 2 * np.pi, "beta": 2 * np.pi, "power": 5.0, "frequency": 10.0}
 ZOOM = StreamSpec(
-    formulas=("mandelbrot",), height=8, width=8, iterations=12,
+    formulas=("mandelbrot",), height=8, width=8,
     priors={"half_width": LogUniform(0.01, 2.0), "centre_x": Uniform(-1.5, 0.5)},
 )  # fmt: skip
 PATHS: dict[str, dict[str, Any]] = {
@@ -178,7 +178,7 @@ def test_cosine_of_turns_is_the_cosine() -> None:
 
 def test_formulas_as_classes_move_each_in_its_own_way() -> None:
     still = StreamSpec(
-        formulas=("mandelbrot", "polynomial_power"), num_classes=2, height=8, width=8, iterations=12,
+        formulas=("mandelbrot", "polynomial_power"), num_classes=2, height=8, width=8,
         priors={"mandelbrot.centre_x": Uniform(-1.5, 0.5)},
     )  # fmt: skip
     stream = clips(still, frames=3)

@@ -60,8 +60,13 @@ OUTWARD = {"mandelbrot": 1, "julia": 2, "burning_ship": 1, "tricorn": 1, "celtic
 
 @pytest.mark.skipif(DEVICE == "cuda", reason="a GPU fuses products and sums, otherwise in each kernel")
 @pytest.mark.parametrize(
-    "fields", [{}, {"radius": 2.0}, {"iterations": 13}, {"iterations": 10, "supersample": 2}], ids=str
-)
+    "fields",
+    [
+        {"iterations": 28}, {"iterations": 28, "radius": 2.0}, {"iterations": 13}, {"iterations": 10, "supersample": 2},
+        pytest.param({}, marks=pytest.mark.slow), pytest.param({"radius": 2.0}, marks=pytest.mark.slow),
+    ],
+    ids=str,
+)  # fmt: skip
 @pytest.mark.parametrize("name", ESCAPING)
 def test_a_replay_ends_where_a_frozen_lane_did(
     name: str, fields: dict[str, Any], monkeypatch: pytest.MonkeyPatch

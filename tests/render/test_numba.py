@@ -215,7 +215,8 @@ def test_every_element_is_written(form: PixelFormat, poison: Any, monkeypatch: p
 
 
 def test_what_was_rendered_before_leaves_no_trace() -> None:
-    raster, table = pictures(6, colouring="smooth")
+    raster, table = pictures(6, formulas="newton", colouring="smooth")
+    assert raster.accumulators
     alone = RENDER(raster, table)
     RENDER(raster, table * np.float32(1.5))
     assert np.array_equal(RENDER(raster, table), alone)
