@@ -302,6 +302,7 @@ def test_rendering_on_the_cpu_needs_no_torch() -> None:
     assert "numba" in names and not (HEAVY - {"numba"}) & names
 
 
+@pytest.mark.slow
 def test_the_light_import_check_can_fail() -> None:
     pytest.importorskip("torch")
     _, names = loaded_by("import fractal_streams\nfractal_streams.StreamDataset")

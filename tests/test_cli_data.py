@@ -15,12 +15,14 @@ pytest.importorskip("typer")
 
 from commands import refused, run
 from PIL import Image
+from warm import Warm
 
 from fractal_streams import open_stream
 from fractal_streams.cli_data import parsed_counts
 from fractal_streams.errors import InvalidValueError
 
 COMMAND = (sys.executable, "-m", "fractal_streams")
+WARM = ("-c", "from fractal_streams.__main__ import main\nmain()")  # the same where torchvision is imported already
 
 
 @pytest.mark.parametrize("asked", [
@@ -46,13 +48,13 @@ def tree(folder: Path) -> dict[str, bytes]:
 
 def test_export_writes_the_stream_and_goes_on_where_it_stopped(tmp_path: Path) -> None:
     asked = ("export", "fractal-10", tmp_path / "set", "--num", "8", "--num", "test=4", "--shards", "2", "--seed", "5",
-             "--size", "16", "--set", "iterations=20", "--device", "cpu")  # fmt: skip
+             "--size", "16", "--set", "num_classes=3", "--device", "cpu")  # fmt: skip
     assert "4 shards written, 0 kept, 12 images" in run(*asked).stdout
     before = tree(tmp_path / "set")
     pictures = {name: content for name, content in before.items() if name.endswith(".png")}
     assert len(pictures) == 12
     for split in ("train", "test"):
-        stream = open_stream("fractal-10", seed=5, split=split, device="cpu", height=16, width=16, iterations=20)
+        stream = open_stream("fractal-10", seed=5, split=split, device="cpu", height=16, width=16, num_classes=3)
         for name in (name for name in pictures if name.startswith(split)):
             sample = stream[int(Path(name).stem)]
             assert np.array_equal(np.asarray(Image.open(io.BytesIO(pictures[name]))), sample.image.transpose(1, 2, 0))
@@ -106,14 +108,14 @@ def test_tar_ends_quietly_when_nobody_reads_on() -> None:
     process.stderr.close()
 
 
-def test_a_script_runs_on_fractals_with_its_own_arguments_and_exit_code(tmp_path: Path) -> None:
+def test_a_script_runs_on_fractals_with_its_own_arguments_and_exit_code(tmp_path: Path, warm: Warm) -> None:
     script = tmp_path / "train.py"
     script.write_text(
         "import sys\nfrom torchvision.datasets import CIFAR10\n"
         "print(sys.argv[1:], len(CIFAR10('data', download=True)), CIFAR10('data')[0][1])\nsys.exit(7)\n"
     )
-    asked = [*COMMAND, "run", "--length", "20", "--seed", "4", str(script), "--lr", "0.1", "--seed", "9"]
-    done = subprocess.run(asked, capture_output=True, text=True)
+    asked = [*WARM, "run", "--length", "20", "--seed", "4", str(script), "--lr", "0.1", "--seed", "9"]
+    done = warm.run(asked, cwd=tmp_path)
     label = open_stream("fractal-10", seed=4, device="cpu")[0].label
     assert (done.returncode, done.stdout.strip()) == (7, f"['--lr', '0.1', '--seed', '9'] 20 {label}"), done.stderr
     assert "no script at" in refused("run", tmp_path / "none.py")

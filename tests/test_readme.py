@@ -51,8 +51,10 @@ def check(name: str, run: subprocess.CompletedProcess[str]) -> None:
 
 
 def quick() -> list[Any]:
-    """A cluster of Ray takes half a minute to start: `integrations/test_ray.py` asks more of the one it starts."""
-    slow = {case for case in cases() if "ray.init(" in scripts((ROOT / case[0]).read_text())[case[1]]}
+    """A cluster of Ray takes half a minute to start: `integrations/test_ray.py` asks more of the one it starts. Tiles
+    of a preset take as long to train: `trainability/test_stream_adapters.py` reads smaller ones in every way."""
+    dear = ("ray.init(", "trainability-tiles")
+    slow = {case for case in cases() if any(word in scripts((ROOT / case[0]).read_text())[case[1]] for word in dear)}
     return [pytest.param(*case, marks=[pytest.mark.slow] if case in slow else []) for case in cases()]
 
 

@@ -45,7 +45,7 @@ def test_real_images_are_the_streams_own_through_worker_processes() -> None:
 def test_processes_that_inherit_nothing_give_the_same(method: str, indexed: bool) -> None:
     stream = open_stream("fractal-10", device="cpu", height=8, width=8)
     dataset: Any = IndexedStream(stream, 24) if indexed else StreamDataset(stream, 4, length=24)
-    loader = DataLoader(dataset, 4 if indexed else None, num_workers=2, multiprocessing_context=method)
+    loader = DataLoader(dataset, 4 if indexed else None, num_workers=1, multiprocessing_context=method)
     assert (torch.cat([images for images, _ in loader]).numpy() == stream.generate(range(24)).images).all()
 
 

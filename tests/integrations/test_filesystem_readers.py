@@ -9,12 +9,11 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from warm import Warm
 
 from fractal_streams import open_stream
 
@@ -40,14 +39,12 @@ import io, numpy, PIL.Image
 END = "\nassert PACKAGE in sys.modules\njson.dump(said, sys.stdout)\n"
 
 
-def run(program: str, cache: Path) -> Any:
+def run(program: str, cache: Path, warm: Warm) -> Any:
     """What a program said, in a process without this package."""
     text = BEGIN + program + END
     assert "fractal_streams" not in text
     caches = {"HF_HOME": str(cache / "hub"), "HF_DATASETS_CACHE": str(cache / "sets"), "HF_HUB_DISABLE_TELEMETRY": "1"}
-    done = subprocess.run(
-        [sys.executable, "-c", text], capture_output=True, text=True, cwd=cache, env={**os.environ, **caches}
-    )
+    done = warm.run(["-c", text], cwd=cache, env={**os.environ, **caches})
     assert done.returncode == 0, done.stderr[-3000:]
     return json.loads(done.stdout)
 
@@ -60,7 +57,7 @@ def expected(indices: range, **settings: Any) -> tuple[str, list[int]]:
     return hashlib.sha256(pictures.tobytes()).hexdigest(), batch.labels.tolist()
 
 
-def test_pandas_pyarrow_and_fsspec(tmp_path: Path) -> None:
+def test_pandas_pyarrow_and_fsspec(tmp_path: Path, warm: Warm) -> None:
     said = run(
         f"""
 HOME = {HOME!r}
@@ -88,6 +85,7 @@ with fsspec.open("simplecache::" + HOME + "/00000033.npy") as file:
     said["cached"] = digest([numpy.load(file).transpose(1, 2, 0)])
 """,
         tmp_path,
+        warm,
     )
     pictures, labels = expected(range(10, 20))
     latents = open_stream("fractal-10", device="cpu", seed=5).generate(range(10, 20)).latents
@@ -100,7 +98,7 @@ with fsspec.open("simplecache::" + HOME + "/00000033.npy") as file:
     assert said["open_files"] == expected(range(20))[0]
 
 
-def test_datasets_streams_every_container(tmp_path: Path) -> None:
+def test_datasets_streams_every_container(tmp_path: Path, warm: Warm) -> None:
     said = run(
         f"""
 HOME = {HOME!r}
@@ -141,6 +139,7 @@ for wrong in ("/shard-001000.tar", "/shard-*.zip", "/hieght=9/shard-*.tar"):
         said[wrong] = str(error)
 """,
         tmp_path,
+        warm,
     )
     there = list(expected(range(10, 30)))
     for kind in ("webdataset", "arrow", "parquet", "json"):
@@ -168,7 +167,7 @@ def loaded(kind, files):
 """
 
 
-def test_datasets_loads_a_finite_set_and_its_cache_follows_the_stream(tmp_path: Path) -> None:
+def test_datasets_loads_a_finite_set_and_its_cache_follows_the_stream(tmp_path: Path, warm: Warm) -> None:
     said = run(
         LOADED
         + f"""
@@ -178,42 +177,44 @@ for kind, end in {{"webdataset": "tar", "arrow": "arrow", "parquet": "parquet"}}
     said[kind], _ = loaded(kind, HOME + "/shard-{{000001..000002}}." + end)
 said["first"], first = loaded("parquet", HOME + "/shard-000001.parquet")
 said["again"], again = loaded("parquet", HOME + "/shard-000001.parquet")
-said["iterations"], other = loaded("parquet", HOME + "/iterations=3/shard-000001.parquet")
+said["other"], other = loaded("parquet", HOME + "/num_classes=7/shard-000001.parquet")
 said["kept"] = [first == again, first != other]
 
 # The same address, of a preset that draws something else: the tag alone tells.
 presets = sys.modules[PACKAGE + ".presets"].PRESETS
 before = fsspec.filesystem("fractal").info(HOME + "/shard-000001.parquet")["ETag"]
-presets["fractal-10"] = presets["fractal-10"].replace(iterations=3)
+presets["fractal-10"] = presets["fractal-10"].replace(num_classes=7)
 sys.modules[PACKAGE + ".integrations.address"]._open.cache_clear()
 after = fsspec.filesystem("fractal").info(HOME + "/shard-000001.parquet")["ETag"]
 said["changed"], changed = loaded("parquet", HOME + "/shard-000001.parquet")
 said["told apart"] = [before != after, changed != first]
 """,
         tmp_path,
+        warm,
     )
     there = list(expected(range(10, 30)))
     assert said["webdataset"] == said["arrow"] == said["parquet"] == there
     assert said["first"] == said["again"] == list(expected(range(10, 20)))
-    assert said["iterations"] == said["changed"] == list(expected(range(10, 20), iterations=3))
-    assert said["iterations"] != said["first"]
+    assert said["other"] == said["changed"] == list(expected(range(10, 20), num_classes=7))
+    assert said["other"] != said["first"]
     assert said["kept"] == said["told apart"] == [True, True]
 
 
-def test_a_set_of_several_formulas_loads_though_each_has_its_own_parameters(tmp_path: Path) -> None:
+def test_a_set_of_several_formulas_loads_though_each_has_its_own_parameters(tmp_path: Path, warm: Warm) -> None:
     said = run(
         LOADED
         + """
 unloaded()
-HOME = "fractal://fractal-families/test/seed=0/height=8/width=8/samples=4/shard-000000."
+HOME = "fractal://fractal-families/train/seed=0/height=8/width=8/samples=2/shard-000000."
 said["webdataset"], _ = loaded("webdataset", HOME + "tar")
 found = datasets.load_dataset("json", data_files={"train": HOME + "jsonl"}, split="train")
 said["json"] = [latents["anchor"] for latents in found["latents"]]
 """,
         tmp_path,
+        warm,
     )
-    stream = open_stream("fractal-families", device="cpu", split="test", height=8, width=8)
-    batch = stream.generate(range(4))  # of two formulas
+    stream = open_stream("fractal-families", device="cpu", height=8, width=8)
+    batch = stream.generate(range(2))  # of two formulas
     assert said["webdataset"][1] == batch.labels.tolist()
     anchor = batch.latents["anchor"]
     assert np.isnan(anchor).any()

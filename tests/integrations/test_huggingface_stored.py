@@ -6,8 +6,7 @@ import functools
 import io
 import itertools
 import json
-import subprocess
-import sys
+import os
 from typing import Any, ClassVar
 
 import numpy as np
@@ -26,6 +25,7 @@ from fractal_streams.integrations.huggingface import (
 )
 from PIL import Image
 from torch.utils.data import DataLoader
+from warm import Warm
 
 from fractal_streams import Shard, Stream, open_stream
 from fractal_streams.errors import FractalStreamsError, IndexRangeError, InvalidValueError, UnknownNameError
@@ -137,12 +137,11 @@ print(json.dumps([said, wrong, datasets.load.dataset_module_factory is before, g
 """
 
 
-def test_a_name_in_datasets_from_an_empty_folder(tmp_path: Any) -> None:
+def test_a_name_in_datasets_from_an_empty_folder(tmp_path: Any, warm: Warm) -> None:
     (tmp_path / "here").mkdir()
-    run = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", NAMED], cwd=tmp_path / "here", capture_output=True, text=True,
-        env={"HF_HOME": str(tmp_path / "home"), "PATH": "/usr/bin:/bin", "HF_HUB_OFFLINE": "1"},
-    )  # fmt: skip
+    kernels = {name: value for name, value in os.environ.items() if name == "XDG_CACHE_HOME"}
+    own = {"HF_HOME": str(tmp_path / "home"), "PATH": "/usr/bin:/bin", "HF_HUB_OFFLINE": "1"}
+    run = warm.run(["-c", NAMED], cwd=tmp_path / "here", env={**own, **kernels})
     assert run.returncode == 0, run.stderr
     said, wrong, undone, gone, left = json.loads(run.stdout)
     label = int(open_stream("fractal-10", seed=3, device="cpu", height=8, width=8).labels([0])[0])
@@ -310,11 +309,11 @@ def test_a_part_becomes_parquet(tmp_path: Any) -> None:
     assert indices(stored) == list(range(10, 310)) and stored.features["label"].names[3] == "class 3"
 
 
-def test_an_unsupported_version_of_datasets_says_so() -> None:
+def test_an_unsupported_version_of_datasets_says_so(tmp_path: Any, warm: Warm) -> None:
     program = (
         "import datasets.iterable_dataset as module\n"
         "del module._BaseExamplesIterable.shard_data_sources\n"
         "import fractal_streams.integrations.huggingface\n"
     )
-    run = subprocess.run([sys.executable, "-W", "ignore", "-c", program], capture_output=True, text=True)
+    run = warm.run(["-c", program], cwd=tmp_path)
     assert "MissingExtraError: datasets " in run.stderr and "has no shard_data_sources" in run.stderr

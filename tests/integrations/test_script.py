@@ -146,7 +146,7 @@ def main():
     dataset = Numbered("./data", train=True)
     torch.multiprocessing.set_start_method(sys.argv[1])
     rows = []
-    for part in torch.utils.data.DataLoader(dataset, batch_size=4, num_workers=2, shuffle=True):
+    for part in torch.utils.data.DataLoader(dataset, batch_size=4, num_workers=int(sys.argv[3]), shuffle=True):
         rows += zip(*(column.tolist() for column in part))
     with open(sys.argv[2], "w") as file:
         file.write(repr(sorted(rows)))
@@ -231,13 +231,14 @@ def test_an_mnist_script_learns_from_one_channel(name: str, tmp_path: Path) -> N
     assert falls(found["losses"]) and found["shape"] == [32, 1, 28, 28] and found["train"] == found["test"] == 960
 
 
-@pytest.mark.parametrize("method", ["fork", "spawn"])
-def test_workers_of_any_kind_read_the_same_samples(method: str, tmp_path: Path, warm: Warm) -> None:
+@pytest.mark.parametrize("method, workers", [("fork", 2), ("spawn", 1)])  # which imports all anew, each by itself
+def test_workers_of_any_kind_read_the_same_samples(method: str, workers: int, tmp_path: Path, warm: Warm) -> None:
     """Run where no threads are: the test's own process may have some, which a fork would not carry over."""
     log, path = tmp_path / "log.txt", written(tmp_path, PROCESSES_SCRIPT)
+    asked = [method, str(log), str(workers)]
     program = (
         "from fractal_streams.integrations.script import run_script\n"
-        f"if __name__ == '__main__':\n    run_script({str(path)!r}, [{method!r}, {str(log)!r}], length=12, seed=5)\n"
+        f"if __name__ == '__main__':\n    run_script({str(path)!r}, {asked}, length=12, seed=5)\n"
     )
     starter = tmp_path / "start.py"
     starter.write_text(program)

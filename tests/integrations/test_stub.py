@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from warm import Warm
 
 datasets = pytest.importorskip("datasets")
 fsspec = pytest.importorskip("fsspec")
@@ -100,7 +99,7 @@ def test_a_stub_never_comes_to_mean_another_stream(
     folder = str(write_stub(tmp_path / "stub", "fractal-10", splits={"train": 3}, **SMALL).parent)
     asked = {"split": "train", "cache_dir": str(tmp_path / "cache")}
     assert len(datasets.load_dataset(folder, **asked)) == 3
-    monkeypatch.setitem(PRESETS, "fractal-10", find_preset("fractal-10").replace(iterations=7))  # a later version's
+    monkeypatch.setitem(PRESETS, "fractal-10", OWN_PRIORS)  # a later version's
     address._open.cache_clear()
     for streaming in (True, False):
         with pytest.raises(InvalidValueError, match="fractal-10 is not what it was when digest="):
@@ -214,7 +213,7 @@ def test_upper_case_is_warned_of(tmp_path: Path) -> None:
         write_stub(tmp_path / "Stub", "fractal-10", splits={"train": 3})
 
 
-def test_readers_need_no_import_of_this_package(tmp_path: Path) -> None:
+def test_readers_need_no_import_of_this_package(tmp_path: Path, warm: Warm) -> None:
     folder = write_stub(tmp_path / "stub", "fractal-10", splits={"train": 30}, **SMALL).parent
     program = (
         "import sys, datasets\n"
@@ -222,8 +221,6 @@ def test_readers_need_no_import_of_this_package(tmp_path: Path) -> None:
         "row = next(iter(datasets.load_dataset(sys.argv[1], split='train', streaming=True)))\n"
         "print(row['image'].size, row['label'])"
     )
-    run = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", program, str(folder)], capture_output=True, text=True, cwd="/"
-    )
+    run = warm.run(["-c", program, str(folder)], cwd=Path("/"))
     label = open_stream("fractal-10", device="cpu", **SMALL).labels([0])[0]
     assert run.stdout == f"(8, 8) {label}\n", run.stderr

@@ -11,6 +11,7 @@ import socket
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
@@ -26,33 +27,33 @@ from accelerate.utils import TorchDynamoPlugin
 from fractal_streams.recipes import checkpoint, loop as loops
 from fractal_streams.recipes.loop import Loop
 from small_training import noisy, plain, same, small_loop, sums, weights
+from warm import Warm
 
 from fractal_streams.errors import DeviceError, InvalidValueError
 
 PROGRAM = Path(__file__).parents[1] / "small_training.py"
 
 
-def started(folder: Path, settings: dict[str, Any], ranks: int = 1) -> list[subprocess.Popen[bytes]]:
-    """A training in processes of its own, one for each rank, as torchrun starts them."""
+def started(folder: Path, settings: dict[str, Any]) -> subprocess.Popen[bytes]:
+    """A training in a process of its own."""
+    own = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}  # others give other sums
+    return subprocess.Popen([sys.executable, str(PROGRAM), str(folder), json.dumps(settings)], env=own)
+
+
+def trained(warm: Warm, folder: Path, settings: dict[str, Any], ranks: int) -> list[dict[str, Any]]:
+    """What each rank of a training saw, in processes as torchrun starts them."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     world = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(ranks), "OMP_NUM_THREADS": "1"}
-    alone = {"OMP_NUM_THREADS": str(torch.get_num_threads())}  # other sums come of another number of threads
-    own = {**os.environ, **(world if ranks > 1 else alone)}
-    return [
-        subprocess.Popen(
-            [sys.executable, str(PROGRAM), str(folder), json.dumps(settings)],
-            env={**own, **({"RANK": str(rank), "LOCAL_RANK": str(rank)} if ranks > 1 else {})},
-        )
-        for rank in range(ranks)
-    ]
 
+    def run(rank: int) -> Any:
+        own = {**os.environ, **world, "RANK": str(rank), "LOCAL_RANK": str(rank)}
+        return warm.run([str(PROGRAM), str(folder), json.dumps(settings)], cwd=folder, env=own, timeout=120)
 
-def trained(folder: Path, settings: dict[str, Any], ranks: int) -> list[dict[str, Any]]:
-    """What each rank of a training saw."""
-    for process in started(folder, settings, ranks):
-        assert process.wait(120) == 0
+    with ThreadPoolExecutor(ranks) as pool:
+        for done in pool.map(run, range(ranks)):
+            assert done.returncode == 0, done.stderr[-3000:]
     return [json.loads((folder / f"rank-{rank}.json").read_text()) for rank in range(ranks)]
 
 
@@ -62,10 +63,10 @@ def finished(loop: Loop) -> Loop:
     return loop
 
 
-def test_two_ranks_train_on_the_same_batches_as_one(tmp_path: Path) -> None:
+def test_two_ranks_train_on_the_same_batches_as_one(tmp_path: Path, warm: Warm) -> None:
     """In two parts each: the samples of a step, the losses, the weights; and one rank resumes what two have saved."""
     asked = {"accumulation": 2, "ema": 0.8, "clip": 1.0, "record_every": 1}
-    ranks = trained(tmp_path, asked, 2)
+    ranks = trained(warm, tmp_path, asked, 2)
     for step in range(12):
         parts = [index for rank in ranks for part in rank["indices"][2 * step : 2 * step + 2] for index in part]
         assert sorted(parts) == list(range(8 * step, 8 * step + 8))
@@ -102,13 +103,13 @@ def test_ranks_that_find_other_checkpoints_are_refused(steps: list[int], apart: 
 
 
 @pytest.mark.slow
-def test_ranks_have_the_same_buffers_whenever_a_record_is_told(tmp_path: Path) -> None:
+def test_ranks_have_the_same_buffers_whenever_a_record_is_told(tmp_path: Path, warm: Warm) -> None:
     """A network with statistics of batches, saved by one rank and continued by two, and by one."""
     asked = {"model": "noisy", "num_steps": 8, "record_every": 2, "checkpoint_every": 4, "ema": 0.5}
     first = small_loop(noisy, num_steps=8, record_every=4, ema=0.5)
     next(iter(first))
     first.save(tmp_path)
-    ranks = trained(tmp_path, asked, 2)
+    ranks = trained(warm, tmp_path, asked, 2)
     assert ranks[0]["sums"] == ranks[1]["sums"]
     seen = [index for rank in ranks for part in rank["indices"] for index in part]
     assert sorted(seen) == list(range(32, 64))
@@ -119,7 +120,7 @@ def test_ranks_have_the_same_buffers_whenever_a_record_is_told(tmp_path: Path) -
 def killed(folder: Path, settings: dict[str, Any], pause: float = 0.0) -> int:
     """The step of the checkpoint that a training leaves that is killed so many seconds behind its first new one."""
     before = checkpoint.latest(folder)
-    (process,) = started(folder, settings)
+    process = started(folder, settings)
     try:
         limit = time.monotonic() + 120
         while checkpoint.latest(folder) == before and time.monotonic() < limit:
