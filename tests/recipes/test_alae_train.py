@@ -55,6 +55,7 @@ def mean(rows: list[dict[str, Any]], name: str) -> float:
     return sum(row[name] for row in rows) / len(rows)
 
 
+@pytest.mark.usefixtures("drawn_curves")
 def test_a_tiny_run_is_healthy(tmp_path: Path) -> None:
     """60 steps: the discriminator leads and has not won, G follows it, and E finds the codes again."""
     settings = settings_of(tmp_path, num_steps=60, record_every=10, batch_size=16, ema_images=200)
@@ -76,6 +77,7 @@ def test_a_tiny_run_is_healthy(tmp_path: Path) -> None:
     names = {path.name for path in tmp_path.iterdir()}
     assert names >= {"records.csv", "curves.png", "pictures", "checkpoint", "model.safetensors", "result.json"}
     assert (tmp_path / "pictures" / "00000060" / "four_columns.png").is_file()
+    assert (tmp_path / "curves.png").stat().st_size > 10_000
 
 
 @pytest.mark.usefixtures("unseen")

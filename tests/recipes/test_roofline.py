@@ -69,7 +69,7 @@ def test_the_tighter_bound_holds_and_a_share_is_of_the_steps_that_orbits_need(mo
     limit = Bound(step=Step(instructions=40.0, special=5.0), by_instructions=9e11, by_special=8e11)
     assert limit.steps == 8e11
     monkeypatch.setattr(roofline, "bound", lambda raster, device: limit)
-    stream = open_stream("seed-readme", device="cpu", counting="visits", height=8, width=8)
+    stream = open_stream("seed-readme", device="cpu", counting="visits", radius=2.0, height=8, width=8)
     assert share(stream, 1e6) is None  # no GPU, no roofline
     stream.device = "cuda:0"
     assert share(stream, 1e6) == pytest.approx(1e6 * 64 * 30 / 8e11)

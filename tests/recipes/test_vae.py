@@ -42,10 +42,12 @@ def settings(**others: Any) -> vae.VAESettings:
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[vae.Result, Path]:
-    """Two βs of the plain one."""
+def finished(tmp_path_factory: pytest.TempPathFactory, curves: Any) -> tuple[vae.Result, Path]:
+    """Two βs of the plain one, their curves drawn."""
     folder = tmp_path_factory.mktemp("vae")
-    return vae.run(settings(betas=(0.05, 20.0), folder=folder)), folder
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("fractal_streams.recipes.journal.draw_curves", curves)
+        return vae.run(settings(betas=(0.05, 20.0), folder=folder)), folder
 
 
 def test_the_divergence_is_that_of_normal_distributions() -> None:
