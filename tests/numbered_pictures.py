@@ -67,7 +67,8 @@ def crashed_exports(folder: str, format: str) -> None:
 
     root = Path(folder)
     streams = {split: NumberedPictures(split=split) for split in ("train", "test")}
-    asked: dict[str, Any] = {"format": format, "num": {"train": 5, "test": 3}, "shards": 2, "progress": False}
+    counts = {"num": {"train": 5, "test": 3}, "shards": {"train": 2, "test": 1}}
+    asked: dict[str, Any] = {"format": format, **counts, "progress": False}
 
     def run(place: Path, die_at: int, **settings: int) -> int:
         child = os.fork()
