@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 
-from fractal_streams.errors import missing_extra
+from fractal_streams.errors import InvalidValueError, missing_extra
 
 try:
     import torch
@@ -88,6 +88,16 @@ class Style(nn.Module):
     def forward(self, maps: Tensor, code: Tensor) -> Tensor:
         factor, offset = self.affine(code).to(maps.dtype)[..., None, None].chunk(2, dim=1)
         return torch.addcmul(offset, maps, 1.0 + factor)
+
+
+def check_learning(learns: bool, weight: Tensor) -> None:
+    """Holds a network to what it was told, and so makes a compiler look at it.
+
+    Raises:
+        InvalidValueError: it was told wrong.
+    """
+    if learns != weight.requires_grad:
+        raise InvalidValueError(f"learns={learns}, and the network's weights have requires_grad={weight.requires_grad}")
 
 
 def rectified(values: Tensor) -> Tensor:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from itertools import pairwise
 
-from fractal_streams.recipes.alae.layers import EqualisedLinear, rectified
+from fractal_streams.recipes.alae.layers import EqualisedLinear, check_learning, rectified
 
 from fractal_streams.errors import missing_extra
 
@@ -42,6 +42,7 @@ class FlatGenerator(nn.Module):
     def forward(
         self, styles: Tensor, level: int, blend: Tensor | None, noise: bool = True, *, learns: bool = True
     ) -> Tensor:
+        check_learning(learns, self.stack.layers[0].weight)
         flat: Tensor = self.stack(styles[:, 0])
         return flat.float().view(-1, *self.shape)
 
@@ -54,5 +55,6 @@ class FlatEncoder(nn.Module):
         self.stack = Stack([math.prod(shape), *[hidden] * depth, code_size])
 
     def forward(self, pictures: Tensor, level: int, blend: Tensor | None, *, learns: bool = True) -> Tensor:
+        check_learning(learns, self.stack.layers[0].weight)
         codes: Tensor = self.stack(pictures.flatten(1))
         return codes.float()

@@ -4,8 +4,8 @@ F, the projector, makes a code w of a draw z; G, the generator, a picture of w; 
 the discriminator, a logit of a code. G puts w into the statistics of its channels, and E reads w off the statistics of
 its own. Either can begin with small pictures and grow (Karras et al. 2018, section 2).
 
-`learns`, of G and E, changes nothing: it tells a compiler whether weights have a gradient. torch 2.11 does not look,
-and gave the weights of a network that was frozen when it was compiled no gradient ever after.
+`learns`, of G and E, tells a compiler whether weights have a gradient. torch 2.11 does not look at weights, and gave
+those of a network that was frozen when it was compiled no gradient ever after.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from fractal_streams.recipes.alae.layers import (
     Noise,
     Style,
     blurred,
+    check_learning,
     doubled,
     halved,
     normalised,
@@ -139,6 +140,7 @@ class Generator(nn.Module):
     def forward(
         self, styles: Tensor, level: int, blend: Tensor | None, noise: bool = True, *, learns: bool = True
     ) -> Tensor:
+        check_learning(learns, self.begin)
         maps = self.begin.expand(len(styles), *self.begin.shape)
         if torch.is_autocast_enabled(styles.device.type):
             maps = maps.to(torch.get_autocast_dtype(styles.device.type))
@@ -200,6 +202,7 @@ class Encoder(nn.Module):
         self.eyes = nn.ModuleDict({str(level): Eye(channels[level]) for level in range(first_level, levels)})
 
     def forward(self, pictures: Tensor, level: int, blend: Tensor | None, *, learns: bool = True) -> Tensor:
+        check_learning(learns, self.eyes[str(level)].conv.weight)  # type: ignore[union-attr,arg-type]
         return self.looked(pictures, level, blend)[0]
 
     def looked(self, pictures: Tensor, level: int, blend: Tensor | None = None) -> tuple[Tensor, list[Tensor]]:
