@@ -11,11 +11,13 @@ pytest.importorskip("accelerate")
 
 from fractal_streams.recipes.alae.compiled import CompiledPenalty
 from fractal_streams.recipes.alae.model import ALAE, SIZES, Judge
-from fractal_streams.recipes.alae.penalties import gradient_penalty
+from fractal_streams.recipes.alae.penalties import squared_slopes
 from small_alae import model_of
 from torch import Tensor
 
-ON = pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+from fractal_streams.errors import InvalidValueError
+
+GPU = pytest.param("cuda", marks=[pytest.mark.gpu, pytest.mark.filterwarnings("ignore:TensorFloat32")])
 
 
 def random_weights(model: ALAE) -> ALAE:
@@ -26,17 +28,27 @@ def random_weights(model: ALAE) -> ALAE:
     return model
 
 
-@ON
-def test_a_compiled_penalty_has_the_value_and_the_slopes_of_the_penalty(device: str) -> None:
+@pytest.mark.parametrize(
+    "device, edge, blends",
+    [
+        ("cpu", 8, (1.0,)),
+        pytest.param("cpu", 16, (0.3, 1.0), marks=pytest.mark.slow),
+        pytest.param("cuda", 16, (0.3, 1.0), marks=GPU.marks),
+    ],
+)
+def test_a_compiled_penalty_has_the_value_and_the_slopes_of_the_penalty(
+    device: str, edge: int, blends: tuple[float, ...]
+) -> None:
     """Also of other pictures and weights than it was traced with, and in the middle of a blend."""
-    model = random_weights(model_of(16, first_level=1)).to(device)
+    model = random_weights(model_of(edge, first_level=1)).to(device)
     judge, compiled = Judge(model), CompiledPenalty(model, 3.0, "aot_eager" if device == "cpu" else "inductor")
     weights = list(judge.parameters())
-    for blend in (1.0, 0.3, 0.6):
-        model.grow(2, blend)
-        images = torch.rand(4, 3, 16, 16, device=device) * 2.0 - 1.0
-        plain = gradient_penalty(lambda leaves: judge(leaves, 2, model.blend if model.blending else None), images, 3.0)
+    for blend in (*blends, *blends):
+        model.grow(model.last_level, blend)
+        images = torch.rand(4, 3, edge, edge, device=device) * 2.0 - 1.0
         value = compiled(images)
+        leaves = images.requires_grad_()
+        plain = 1.5 * squared_slopes(judge(leaves, model.level, model.blend if model.blending else None), leaves).mean()
         torch.testing.assert_close(value, plain, rtol=1e-3, atol=1e-4)
         own = torch.autograd.grad(2.0 * value, weights)
         slopes = torch.autograd.grad(2.0 * plain, weights, allow_unused=True, materialize_grads=True)
@@ -44,7 +56,7 @@ def test_a_compiled_penalty_has_the_value_and_the_slopes_of_the_penalty(device: 
         for one, other in zip(own, slopes, strict=True):
             torch.testing.assert_close(one, other, rtol=2e-2, atol=2e-3 * float(other.abs().max()) + 1e-6)
         random_weights(model)
-    assert len(compiled.made) == 2  # blended, and not
+    assert len(compiled.made) == len(blends)
 
 
 def gradients(model: ALAE, network: str, frozen: bool, into: bool) -> list[Tensor]:
@@ -61,10 +73,11 @@ def gradients(model: ALAE, network: str, frozen: bool, into: bool) -> list[Tenso
     return [made.detach(), *found]
 
 
-@ON
 @pytest.mark.filterwarnings("ignore:The .grad attribute")  # torch looks at it, and hides the warning
+@pytest.mark.parametrize("device", [pytest.param("cpu", marks=pytest.mark.slow), GPU])
 @pytest.mark.parametrize("network", ["generator", "encoder"])
 def test_a_network_that_was_compiled_frozen_has_gradients_when_it_is_not(network: str, device: str) -> None:
+    """torch 2.11 with Python 3.12 took one for the other, before networks were told which they are."""
     asked: list[tuple[bool, bool]] = [(True, True), (False, True), (False, False), (True, True)]
     plain = random_weights(model_of(16, size=SIZES["tiny"])).to(device)
     compiled = model_of(16, size=SIZES["tiny"]).to(device)
@@ -74,3 +87,15 @@ def test_a_network_that_was_compiled_frozen_has_gradients_when_it_is_not(network
     for frozen, into in asked:
         for one, other in zip(*(gradients(each, network, frozen, into) for each in (plain, compiled)), strict=True):
             assert float((one - other).norm()) <= 0.3 * float(one.norm()) + 1e-6, (frozen, into)
+
+
+@pytest.mark.parametrize("flat", [False, True])
+def test_a_network_that_is_told_wrong_of_its_gradients_refuses(flat: bool) -> None:
+    model = model_of(flat=flat)
+    for weight in model.parameters():
+        weight.requires_grad_(False)
+    images = model.decode(torch.zeros(2, model.code_size))
+    assert model.encode(images).shape == (2, model.code_size)
+    for call in (lambda: model.encoder(images, 1, None), lambda: model.generator(torch.zeros(2, 4, 8), 1, None)):
+        with pytest.raises(InvalidValueError, match="learns=True"):
+            call()
