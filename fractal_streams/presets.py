@@ -151,7 +151,9 @@ def open_stream(source: Any, **settings: Any) -> Stream:
             f"a stream opens from a preset's name or a spec ({', '.join(kind.__name__ for kind in STREAMS)}), "
             f"got {source!r}"
         )
-    known = {item.name for each in (spec, getattr(spec, "still", spec)) for item in fields(each)}
+    known = {item.name for item in fields(spec)}
+    if "still" in known:
+        known |= {item.name for item in fields(spec.still)}
     kind = STREAMS[type(spec)]
     opened = next((each for each in (TrainedStream, FittedStream) if issubclass(kind, each)), StillStream)
     asked = [name for name in inspect.signature(opened).parameters if name != "spec"]

@@ -32,6 +32,7 @@ class DataSettings(Settings):
     num_classes: int | None = option(None, "Of the stream; the preset's own.", low=1)
     image_size: int | None = option(None, "Height and width, pixels; the preset's own.", low=1)
     max_iter: int | None = option(None, "Iterations of the formula; the preset's own.", low=1)
+    supersample: int | None = option(None, "Samples along each edge of a pixel; the preset's own.", low=1, high=3)
     num_samples_per_class: int | None = option(
         None,
         "Train on so many samples per class (a mean), again and again; without it the stream is endless.",
@@ -64,7 +65,7 @@ def opened_of_any_shape(
 ) -> Stream:
     """As `opened`, of stills or clips; of a preset's name or its spec, and with other changes of it."""
     names = {"height": data.image_size, "width": data.image_size, "num_classes": data.num_classes}
-    asked = {**names, "iterations": data.max_iter, **changes}
+    asked = {**names, "iterations": data.max_iter, "supersample": data.supersample, **changes}
     own_mean, own_std = channel_statistics(data.preset)
     place = str(device)  # that of a rank is cpu:0
     try:
@@ -74,7 +75,9 @@ def opened_of_any_shape(
             **{name: value for name, value in asked.items() if value is not None},
         )  # fmt: skip
     except UnknownNameError as error:
-        ours = {"height": "image_size", "num_classes": "num_classes", "iterations": "max_iter"}
+        ours = {"height": "image_size", "iterations": "max_iter"} | {
+            name: name for name in ("num_classes", "supersample")
+        }
         for option_name in (own for name, own in ours.items() if f"unknown setting {name!r}" in str(error)):
             raise InvalidValueError(f"preset={data.preset!r} has no {option_name} to choose: let it be none") from None
         raise

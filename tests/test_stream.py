@@ -113,6 +113,11 @@ def test_an_unknown_setting_names_the_nearest(preset: str, name: str, nearest: s
         open_stream(preset, **{name: 8})
 
 
+def test_a_setting_of_other_streams_is_unknown() -> None:
+    with pytest.raises(UnknownNameError, match="unknown setting 'supersample': known are channels_last, device"):
+        open_stream("seed-code", supersample=2)
+
+
 def test_an_unknown_preset_names_the_nearest() -> None:
     with pytest.raises(UnknownNameError, match="did you mean 'fractal-10'"):
         find_preset("fractal10")

@@ -33,7 +33,7 @@ def save_model(folder: Path, model: ALAE, size: Size) -> None:
     shape = {
         "size": asdict(size), "shape": list(model.shape), "prior_size": model.prior_size, "flat": model.flat,
         "activation": model.discriminator.activation, "rate": model.projector.rate, "first_level": model.first_level,
-        "level": model.level, "blend": float(model.blend),
+        "level": model.level, "blend": float(model.blend), "dense": model.dense,
     }  # fmt: skip
     write_json(folder / "model.json", shape)
 

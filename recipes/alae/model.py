@@ -59,6 +59,7 @@ class ALAE(nn.Module):
         size: of `SIZES`, or one's own. shape: (3, N, N) of pictures; (n,) of points, of the MLP variant alone.
         prior_size: width of z; the size's code size without it. flat: the MLP variant.
         activation: of D, "lrelu" or "none". first_level: see `Generator`; None is the last, and nothing grows.
+        rate: of the projector's layers, a share of the others'. dense: see `Encoder`; of the MLP variant nothing.
 
     Attributes:
         level, blend: how far it has grown, see `grow`. mean_code: (code_size,) running mean of F's codes.
@@ -82,8 +83,10 @@ class ALAE(nn.Module):
         activation: str = "lrelu",
         first_level: int | None = None,
         rate: float = 0.1,
+        dense: bool = False,
     ) -> None:
         super().__init__()
+        self.dense = dense
         self.shape, self.code_size = tuple(shape), size.code_size
         self.prior_size = size.code_size if prior_size is None else prior_size
         self.projector = Projector(self.prior_size, size.code_size, size.projector, rate)
@@ -103,7 +106,7 @@ class ALAE(nn.Module):
             if not 1 <= self.first_level <= self.last_level:
                 raise InvalidValueError(f"first_level must lie in [1, {self.last_level}], got {first_level}")
             parts = (size.code_size, levels, size.narrow, size.wide, self.first_level)
-            self.generator, self.encoder = Generator(*parts), Encoder(*parts)
+            self.generator, self.encoder = Generator(*parts), Encoder(*parts, dense=dense)
         self.flat, self.level, self.blending = flat, self.last_level, False
         self.register_buffer("mean_code", torch.zeros(size.code_size))
         self.register_buffer("blend", torch.ones(()), persistent=False)

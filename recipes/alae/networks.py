@@ -190,15 +190,24 @@ class EncoderBlock(nn.Module):
 
 
 class Encoder(nn.Module):
-    """E: (B, 3, N, N) pictures to (B, code_size) codes, the sum of what the statistics of all its maps say."""
+    """E: (B, 3, N, N) pictures to (B, code_size) codes, the sum of what the statistics of all its maps say.
 
-    def __init__(self, code_size: int, levels: int, narrow: int, wide: int, first_level: int) -> None:
+    Args:
+        dense: the last maps, 2 by 2, are read place by place too, as by a variant of the authors' E: statistics forget
+            where things are.
+    """
+
+    def __init__(
+        self, code_size: int, levels: int, narrow: int, wide: int, first_level: int, *, dense: bool = False
+    ) -> None:
         super().__init__()
         channels = [min(wide, narrow * 2 ** (levels - 1 - level)) for level in range(levels)]  # into a level's block
         after = [min(wide, narrow * 2**levels), *channels]
         self.blocks = nn.ModuleList(
             EncoderBlock(channels[level], after[level], code_size) for level in range(levels)
         )  # fmt: skip
+        places = after[0] * (LEAST // 2) ** 2
+        self.dense = EqualisedLinear(places, code_size, gain=1.0) if dense else None
         self.eyes = nn.ModuleDict({str(level): Eye(channels[level]) for level in range(first_level, levels)})
 
     def forward(self, pictures: Tensor, level: int, blend: Tensor | None, *, learns: bool = True) -> Tensor:
@@ -216,6 +225,9 @@ class Encoder(nn.Module):
             maps, told = self.blocks[number](maps)
             code = code + told
             seen.append(maps)
+        if self.dense is not None:
+            with torch.autocast(maps.device.type, enabled=False):
+                code = code + self.dense(maps.float().flatten(1))
         return code, seen
 
 

@@ -27,6 +27,8 @@ PEAK = 2.0
 WINDOW = 11
 """Pixels of a side of the structural similarity's window, a Gaussian of deviation 1.5."""
 DEVIATION = 1.5
+FINEST = 10.0 * math.log10(12.0 * 255.0**2)
+"""Decibels of the error that is left by rounding to 255 steps, 58.9: no picture counts as nearer than that."""
 BOX = 8
 """Values along each side of the box baseline."""
 
@@ -70,6 +72,15 @@ def psnr(images: Tensor, reconstructions: Tensor) -> float:
 def median_psnr(images: Tensor, reconstructions: Tensor) -> float:
     """Decibels that half of the pictures are above."""
     return decibels(float(squared_errors(images, reconstructions).median()))
+
+
+def picture_psnr(images: Tensor, reconstructions: Tensor) -> float:
+    """The mean over pictures of each one's decibels, of which one that is met exactly has `FINEST`."""
+    return decibels_each(squared_errors(images, reconstructions))
+
+
+def decibels_each(errors: Tensor) -> float:
+    return float((10.0 * torch.log10(PEAK**2 / errors)).clamp(max=FINEST).mean())
 
 
 def ssim(images: Tensor, reconstructions: Tensor) -> Tensor:
@@ -179,11 +190,13 @@ class Nearness:
     """How near reconstructions are to their pictures.
 
     psnr: dB, of the mean squared error over all pictures. median_psnr: dB, that half of the pictures are above.
+    picture_psnr: mean of the pictures' own, see the function; above psnr, as it forgives those that are far off.
     ssim: mean structural similarity; None of pictures smaller than its window. spectrum_error: dB, see the function.
     """
 
     psnr: float
     median_psnr: float
+    picture_psnr: float
     ssim: float | None
     spectrum_error: float
 
@@ -196,8 +209,8 @@ def nearness(images: Tensor, reconstructions: Tensor, batch_size: int = 1000) ->
         pairs = zip(images.split(batch_size), reconstructions.split(batch_size), strict=True)
         similar = float(torch.cat([ssim(one, other) for one, other in pairs]).double().mean())
     return Nearness(
-        psnr=decibels(float(errors.mean())), median_psnr=decibels(float(errors.median())), ssim=similar,
-        spectrum_error=spectrum_error(images, reconstructions),
+        psnr=decibels(float(errors.mean())), median_psnr=decibels(float(errors.median())),
+        picture_psnr=decibels_each(errors), ssim=similar, spectrum_error=spectrum_error(images, reconstructions),
     )  # fmt: skip
 
 

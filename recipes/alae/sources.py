@@ -37,7 +37,7 @@ STORED_SIZE = 64
 FEW_VIDEOS = 10
 """With fewer of them the last frames of each are held out, else some of the videos."""
 OF_DATA = ("pack_height", "crop_size", "skip", "minimum_change", "on_error", "cache")
-OF_STREAMS = ("num_classes", "max_iter", "num_samples_per_class")
+OF_STREAMS = ("num_classes", "max_iter", "supersample", "num_samples_per_class")
 
 
 @dataclass(frozen=True, kw_only=True)

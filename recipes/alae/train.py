@@ -63,6 +63,7 @@ class ALAESettings(LoopSettings, SourceSettings, GuardSettings):
     checkpoint_every: int = option(2500, "Steps from one checkpoint to the next.", low=1, changes_nothing=True)
     size: str = option("s-64", "Of the networks; mlp sees no neighbours among pixels.", choices=tuple(SIZES))
     activation: str = option("lrelu", "Of the discriminator; none is the published one.", choices=("lrelu", "none"))
+    dense: bool = option(False, "The encoder reads its smallest maps place by place too.")
     prior: str = option("gaussian", "What z is drawn from.", choices=tuple(PRIORS))
     slots: tuple[str, ...] = option((), "Terms beside the three updates, NAME or NAME=WEIGHT, with commas between.")
     lr: float = option(1.5e-3, "Rate of Adam, on equalised layers.", low=0.0)
@@ -167,6 +168,7 @@ def made(settings: ALAESettings, shape: tuple[int, ...], prior_size: int) -> ALA
     return ALAE(
         SIZES[settings.size], shape, prior_size=prior_size, flat=settings.size == "mlp", activation=settings.activation,
         first_level=1 if settings.grow and settings.size != "mlp" else None, rate=settings.projector_rate,
+        dense=settings.dense,
     )  # fmt: skip
 
 

@@ -152,8 +152,8 @@ def take_nearness(findings: Findings, ways: Mapping[str, Callable[[], Tensor]], 
         def measured(suffix: str = suffix, way: Callable[[], Tensor] = way) -> Mapping[str, float | None]:
             found = reconstruction.nearness(test, way())
             told = {
-                "psnr": found.psnr, "psnr_median": found.median_psnr, "ssim": found.ssim,
-                "spectrum_error": found.spectrum_error,
+                "psnr": found.psnr, "psnr_median": found.median_psnr, "psnr_picture": found.picture_psnr,
+                "ssim": found.ssim, "spectrum_error": found.spectrum_error,
             }  # fmt: skip
             perfect = {f"{name}{suffix}" for name, value in told.items() if value == math.inf}
             findings.left_out.update(dict.fromkeys(perfect, "it is infinite: there is no error"))

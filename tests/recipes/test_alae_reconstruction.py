@@ -17,6 +17,7 @@ from fractal_streams.recipes.alae.reconstruction import (
     mean_colour,
     median_psnr,
     nearness,
+    picture_psnr,
     principal,
     psnr,
     spectrum_error,
@@ -55,6 +56,9 @@ def test_errors_are_summed_before_the_logarithm_and_the_median_is_of_pictures() 
     assert squared_errors(pictures, made).tolist() == pytest.approx([0.0, 0.01, 0.49])
     assert psnr(pictures, made) == pytest.approx(10 * math.log10(4 / (0.5 / 3)), abs=1e-5)
     assert median_psnr(pictures, made) == pytest.approx(10 * math.log10(4 / 0.01), abs=1e-5)
+    finest = 10 * math.log10(4 / ((2 / 255) ** 2 / 12))  # of steps of 1/255 of the range
+    each = finest + 10 * math.log10(4 / 0.01) + 10 * math.log10(4 / 0.49)
+    assert picture_psnr(pictures, made) == pytest.approx(each / 3, abs=1e-5)
 
 
 def slow_ssim(one: torch.Tensor, other: torch.Tensor) -> float:
@@ -166,6 +170,7 @@ def test_figures_together_are_those_apart() -> None:
     found = nearness(pictures, made, batch_size=3)
     assert found.ssim == pytest.approx(float(ssim(pictures, made).mean()))
     assert (found.psnr, found.median_psnr) == (psnr(pictures, made), median_psnr(pictures, made))
+    assert found.picture_psnr == picture_psnr(pictures, made) > found.psnr
     assert found.spectrum_error == spectrum_error(pictures, made)
     assert nearness(pictures[..., :8, :8], made[..., :8, :8]).ssim is None
 

@@ -81,6 +81,12 @@ def test_levels_are_those_of_the_uint8_picture(preset: str, tmp_path: Path) -> N
     assert float((half.float() - torch.from_numpy(batch.images)).abs().max()) <= 2.0**-9  # half an ulp below 1
 
 
+def test_pixels_can_be_means_of_more_samples() -> None:
+    asked = SourceSettings(preset="kali", image_size=8, supersample=2)
+    levels = open_stream("kali", split="test", device="cpu", height=8, width=8, supersample=2).generate(range(4))
+    assert np.array_equal(opened_source(asked, "test", "cpu").generate(range(4)).images, in_range(levels.images))
+
+
 def test_clips_of_any_formula_begin_with_its_stills() -> None:
     stills = opened_source(SourceSettings(preset="kali_julia", image_size=8), "train", "cpu")
     clips = opened_source(SourceSettings(preset="kali_julia", image_size=8, clip_length=3), "train", "cpu")

@@ -170,13 +170,13 @@ def test_figures_and_yardsticks_are_told_apart() -> None:
     figures = (
         "frechet_random kernel_random frechet_own_reconstructions swd swd_16 swd_16_reconstructions spectrum psnr ssim "
         "psnr_median spectrum_error ratio reciprocity code_deviation path_own class_linear_codes class_nearest_codes "
-        "r_squared_codes speed_codes swd_over_floor frechet_random_over_floor"
+        "psnr_picture r_squared_codes speed_codes swd_over_floor frechet_random_over_floor"
     )
     yardsticks = (
         "kernel_random_error kernel_own_reconstructions_error class_linear_untrained speed_pixels speed_untrained "
         "frechet_own_floor kernel_own_floor kernel_own_floor_error swd_16_floor spectrum_floor psnr_mean_colour "
-        "psnr_box psnr_median_pca spectrum_error_box spectrum_error_mean_colour class_chance class_linear_pixels "
-        "r_squared_spectrum class_linear_colours class_nearest_random_convolutions"
+        "psnr_box psnr_picture_box psnr_median_pca spectrum_error_box spectrum_error_mean_colour class_chance "
+        "class_linear_pixels r_squared_spectrum class_linear_colours class_nearest_random_convolutions"
     )
     assert [name for name in figures.split() if is_yardstick(name)] == []
     assert [name for name in yardsticks.split() if not is_yardstick(name)] == []

@@ -20,6 +20,7 @@ from fractal_streams.errors import InvalidValueError, UnknownNameError
         ({"preset": "fractal-video"}, "preset='fractal-video' makes clips"),
         ({"preset": "trainability-tiles", "max_iter": 5}, "preset='trainability-tiles' has no max_iter to choose"),
         ({"preset": "trainability-points", "num_classes": 5}, "has no num_classes to choose: let it be none"),
+        ({"preset": "seed-code", "supersample": 2}, "preset='seed-code' has no supersample to choose"),
         ({"num_samples_per_class": 1_677_722}, "num_samples_per_class must be at most 1677721 with 10 classes, got"),
     ],
 )
