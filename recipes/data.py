@@ -52,7 +52,7 @@ def opened(
         mean, std: to subtract and to divide by, of levels in [0, 1], instead of the preset's own.
 
     Raises:
-        InvalidValueError: a stream of clips; a size, number of classes or of iterations that the preset has not.
+        InvalidValueError: a stream of clips; a size, number of classes, iterations or samples that the preset has not.
     """
     stream = opened_of_any_shape(data.preset, data, split, device, dtype, mean, std)
     if len(stream.generate(range(0)).images.shape) != 4:

@@ -188,6 +188,8 @@ class Loop:
     anything of it is saved; and `DeviceError` where the GPU's memory is full.
     """
 
+    remedy = "double accumulation, which trains the same, or take a smaller batch"
+
     def __init__(
         self,
         model: nn.Module,
@@ -236,7 +238,7 @@ class Loop:
             except torch.OutOfMemoryError as error:
                 raise DeviceError(
                     f"the GPU's memory is full at batch_size={settings.batch_size}, accumulation="
-                    f"{settings.accumulation}: double accumulation, which trains the same, or take a smaller batch"
+                    f"{settings.accumulation}: {self.remedy}"
                 ) from error
             if settings.records(self.step):
                 record = self._record(window, clock)

@@ -62,12 +62,17 @@ class Window:
         self.names = self.names or list(told[0])
         if odd := [list(part) for part in told if set(part) != set(self.names)]:
             raise InvalidValueError(f"a loss tells the same names each time, got {odd[0]} behind {self.names}")
-        parts = [torch.stack([part[name] for name in self.names]).double() for part in told]
+        parts = [torch.stack(self.wide([part[name] for name in self.names])).double() for part in told]
         self.rows.append(parts[0] if len(parts) == 1 else torch.stack(parts).mean(0))
         self.steps += 1
         if len(self.rows) == BLOCK:
             self.blocks.append(torch.stack(self.rows))
             self.rows = []
+
+    @staticmethod
+    def wide(values: list[Tensor]) -> list[Tensor]:
+        """The values, in float64 where they are of several types: stacked they would be rounded to one of them."""
+        return values if len({value.dtype for value in values}) == 1 else [value.double() for value in values]
 
     def told(self) -> Tensor:
         """(steps, names) float64 of this rank."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -94,12 +95,14 @@ def small_run(
     rules: dict[str, Any] | None = None,
     edge: int = 8,
     cuda_graphs: bool = False,
+    late: dict[str, int] | None = None,
     **settings: Any,
 ) -> AdversarialLoop:
     """A training with slots of these names.
 
     Args:
         alike: what is drawn follows from samples, and nothing from the rank.
+        late: other starts and warm-ups of the slots.
     """
     asked = LoopSettings(**{**STEPS, **settings})
     accelerator = open_accelerator(asked)
@@ -107,7 +110,8 @@ def small_run(
     if alike:
         Noise.forward = lambda _, maps: maps  # type: ignore[method-assign]
     prior = ByIndex(model.prior_size) if alike else None
-    updates = updates_of(model, slots_named(names), accelerator, prior, **(rules or {}))
+    slots = [replace(slot, **(late or {})) for slot in slots_named(names)]
+    updates = updates_of(model, slots, accelerator, prior, **(rules or {}))
     return AdversarialLoop(updates, pictures(edge), asked, growth, cuda_graphs=cuda_graphs)
 
 

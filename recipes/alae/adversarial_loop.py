@@ -27,11 +27,11 @@ except ImportError as error:
 
 
 FORMS = 64
-"""A network is compiled once for each level, batch and set of weights with a gradient that it is called with."""
+"""Of a network are compiled at most: one for each level, batch and set of weights with a gradient."""
 
 
 OFTEN = 4
-"""Steps from one penalty to the next from which on compiling it takes longer than it saves in a run."""
+"""Steps from one penalty to the next: where there are more, compiling it takes longer than it saves in a run."""
 
 
 class Everything(nn.Module):
@@ -54,6 +54,8 @@ class AdversarialLoop(Loop):
     Raises:
         InvalidValueError: settings that a step of several updates has not.
     """
+
+    remedy = "take a smaller batch, or leave CUDA graphs out"
 
     def __init__(
         self,
@@ -133,6 +135,8 @@ class AdversarialLoop(Loop):
     def resume(self, folder: Path) -> bool:
         found = super().resume(folder)
         self.forget_graphs()
+        for weight in self.network.parameters():
+            weight.grad = None  # of a step that was interrupted
         self.grow(max(0, self.step - 1) * self.settings.batch_size)  # as in the step that was the last
         return found
 

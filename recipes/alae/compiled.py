@@ -33,7 +33,7 @@ class CompiledPenalty:
     def __init__(self, model: ALAE, gamma: float, backend: str = "inductor") -> None:
         self.model, self.gamma, self.backend = model, gamma, backend
         self.judge = Judge(model)
-        self.made: dict[Hashable, Callable[..., tuple[Tensor, ...]]] = {}
+        self.compiled: dict[Hashable, Callable[..., tuple[Tensor, ...]]] = {}
 
     def __call__(self, images: Tensor) -> Tensor:
         """The penalty of (B, 3, N, N) float32 pictures."""
@@ -42,11 +42,11 @@ class CompiledPenalty:
         weights = dict(self.judge.named_parameters())
         key = (level, model.blending, images.shape)
         with torch.autocast(images.device.type, enabled=False):
-            if key not in self.made:
-                self.made[key] = self.traced(weights, images, blend, level)
+            if key not in self.compiled:
+                self.compiled[key] = self.traced(weights, images, blend, level)
             with torch.no_grad():
                 given = {name: weight.detach() for name, weight in weights.items()}
-                value, *slopes = self.made[key](given, images, blend)
+                value, *slopes = self.compiled[key](given, images, blend)
         return Known.apply(value, slopes, *weights.values())  # type: ignore[no-any-return,no-untyped-call]
 
     def traced(self, weights: dict[str, Tensor], images: Tensor, blend: Tensor | None, level: int) -> Any:
@@ -59,6 +59,7 @@ class CompiledPenalty:
                 return functional_call(self.judge, held, (leaves, level, blend))  # type: ignore[no-any-return]
 
             value = gradient_penalty(score, images, self.gamma)
+            # 0 of weights that it does not know: without momentum Adam leaves those where they are
             slopes = torch.autograd.grad(value, list(held.values()), allow_unused=True, materialize_grads=True)
             return value.detach(), *slopes
 

@@ -25,7 +25,7 @@ WARM = 3
 
 @dataclass(frozen=True, eq=False)
 class Recorded:
-    """A graph; the tensors that it reads a batch from, and those that it tells in, which every replay writes anew."""
+    """A graph, and tensors in its memory: it reads a batch from one part of them, and tells in the other."""
 
     graph: torch.cuda.CUDAGraph
     batch: Batch
@@ -36,8 +36,8 @@ class Recorded:
 class StepGraphs:
     """`Updates.step`, recorded once for each kind of step and form of batch, and replayed.
 
-    Draws follow torch's seed in a replay as they do in a step that is launched. What a step tells is written over by
-    the next one of its kind.
+    Draws follow torch's seed in a replay as they do in a step that is launched. All graphs share their memory, so what
+    a replay tells is copied out behind it.
     """
 
     updates: Updates
@@ -45,7 +45,8 @@ class StepGraphs:
     recorded: dict[Hashable, Recorded] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.stream, self.pool = torch.cuda.Stream(), torch.cuda.graph_pool_handle()
+        self.stream = torch.cuda.Stream()
+        self.forget()
 
     def step(self, batch: Batch, step: int, seen: int) -> dict[str, Tensor]:
         """As `Updates.step`."""
@@ -55,7 +56,7 @@ class StepGraphs:
             self.launched[key] = self.launched.get(key, 0) + 1
             self.stream.wait_stream(torch.cuda.current_stream())
             with torch.cuda.stream(self.stream):
-                told = self.updates.made(batch, kind)
+                told = self.updates.run(batch, kind)
             torch.cuda.current_stream().wait_stream(self.stream)
             return told
         if key not in self.recorded:
@@ -65,8 +66,9 @@ class StepGraphs:
         for name, place in places.items():
             place.copy_(values[name])
         recorded.graph.replay()
-        self.updates.told |= recorded.told
-        return self.updates.told
+        copied = torch.stack(list(recorded.told.values())).unbind()
+        self.updates.told |= dict(zip(recorded.told, copied, strict=True))
+        return dict(self.updates.told)
 
     def record(self, batch: Batch, kind: Kind) -> Recorded:
         """A step of a kind, of which nothing is done yet."""
@@ -75,15 +77,20 @@ class StepGraphs:
         own = Batch(batch.index.clone(), batch.images.clone(), batch.labels.clone(), latents)
         before, updates.told = updates.told, {}
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=self.pool, stream=self.stream, capture_error_mode="thread_local"):
-            updates.made(own, kind)
-        told, updates.told = updates.told, before
+        others = "thread_local"  # threads that render, which may use the GPU meanwhile
+        try:
+            with torch.cuda.graph(graph, pool=self.pool, stream=self.stream, capture_error_mode=others):
+                updates.run(own, kind)
+            told = updates.told
+        finally:
+            updates.told = before
         return Recorded(graph, own, told)
 
     def forget(self) -> None:
-        """Record anew, as where an optimizer's state lies elsewhere."""
+        """Record anew, as where an optimizer's state lies elsewhere; gives the graphs' memory back."""
         self.launched.clear()
         self.recorded.clear()
+        self.pool = torch.cuda.graph_pool_handle()
 
 
 def tensors(batch: Batch) -> dict[str, Tensor]:

@@ -59,7 +59,7 @@ class ALAE(nn.Module):
         size: of `SIZES`, or one's own. shape: (3, N, N) of pictures; (n,) of points, of the MLP variant alone.
         prior_size: width of z; the size's code size without it. flat: the MLP variant.
         activation: of D, "lrelu" or "none". first_level: see `Generator`; None is the last, and nothing grows.
-        rate: of the projector's layers, a share of the others'. dense: see `Encoder`; of the MLP variant nothing.
+        rate: of the projector's layers, a share of the others'. dense: see `Encoder`; not of the MLP variant.
 
     Attributes:
         level, blend: how far it has grown, see `grow`. mean_code: (code_size,) running mean of F's codes.
@@ -93,6 +93,8 @@ class ALAE(nn.Module):
         self.discriminator = Discriminator(size.code_size, size.discriminator, activation)
         self.generator: nn.Module
         self.encoder: nn.Module
+        if flat and dense:
+            raise InvalidValueError("the MLP variant has no maps that could be read place by place: leave out dense")
         if flat:
             self.generator = FlatGenerator(size.code_size, size.wide, MLP_DEPTH, self.shape)
             self.encoder = FlatEncoder(size.code_size, size.wide, MLP_DEPTH, self.shape)

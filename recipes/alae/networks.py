@@ -207,7 +207,7 @@ class Encoder(nn.Module):
             EncoderBlock(channels[level], after[level], code_size) for level in range(levels)
         )  # fmt: skip
         places = after[0] * (LEAST // 2) ** 2
-        self.dense = EqualisedLinear(places, code_size, gain=1.0) if dense else None
+        self.last = EqualisedLinear(places, code_size, gain=1.0) if dense else None
         self.eyes = nn.ModuleDict({str(level): Eye(channels[level]) for level in range(first_level, levels)})
 
     def forward(self, pictures: Tensor, level: int, blend: Tensor | None, *, learns: bool = True) -> Tensor:
@@ -225,9 +225,9 @@ class Encoder(nn.Module):
             maps, told = self.blocks[number](maps)
             code = code + told
             seen.append(maps)
-        if self.dense is not None:
+        if self.last is not None:
             with torch.autocast(maps.device.type, enabled=False):
-                code = code + self.dense(maps.float().flatten(1))
+                code = code + self.last(maps.float().flatten(1))
         return code, seen
 
 

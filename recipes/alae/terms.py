@@ -38,6 +38,9 @@ except ImportError as error:
     raise missing_extra(str(error.name), "recipes") from None
 
 AUTOENCODER = ("encoder", "generator")
+PIXELS = 10.0
+"""Weight of terms of pixels: their gradients are a tenth to a half of reciprocity's. Behind 400 steps of 32 pictures
+the tiny model's reconstructions had 12.3 dB at 10, and 9.6 dB at 1."""
 MAPS = 3
 """E's finest maps that patches are drawn from."""
 
@@ -123,7 +126,7 @@ def l1() -> Slot:
     def term(held: Pass) -> Tensor:
         return absolute_distance(held.reconstructions, held.images)
 
-    return Slot(name="l1", term=term, moves=AUTOENCODER, weight=1.0)
+    return Slot(name="l1", term=term, moves=AUTOENCODER, weight=PIXELS)
 
 
 def laplacian(levels: int = 3) -> Slot:
@@ -137,7 +140,7 @@ def laplacian(levels: int = 3) -> Slot:
         fit = max(1, int(math.log2(held.images.shape[-1])) - 2)
         return laplacian_distance(held.reconstructions, held.images, min(levels, fit))
 
-    return Slot(name="laplacian", term=term, moves=AUTOENCODER, weight=0.5)
+    return Slot(name="laplacian", term=term, moves=AUTOENCODER, weight=PIXELS / 2)
 
 
 def focal_frequency(alpha: float = 1.0) -> Slot:
@@ -146,7 +149,7 @@ def focal_frequency(alpha: float = 1.0) -> Slot:
     def term(held: Pass) -> Tensor:
         return focal_frequency_distance(held.reconstructions, held.images, alpha)
 
-    return Slot(name="focal_frequency", term=term, moves=AUTOENCODER, weight=1.0)
+    return Slot(name="focal_frequency", term=term, moves=AUTOENCODER, weight=PIXELS)
 
 
 def spectrum() -> Slot:

@@ -90,8 +90,7 @@ def train(settings: ToySettings) -> ALAE:
     steps = range(settings.num_steps)
     for step in track(steps, "ring of Gaussians", console=Console(stderr=True), disable=settings.quiet):
         seeded("step", settings.seed, step)
-        for group in updates.optimisers.param_groups:
-            group["lr"] = settings.lr * (1.0 - step / settings.num_steps)
+        updates.optimisers.follow(1.0 - step / settings.num_steps)
         points, labels = ring(settings, settings.batch_size)
         updates.step(Batch(torch.arange(len(labels)), points, labels, {}), step, step * settings.batch_size)
         average.update_parameters(model)

@@ -209,6 +209,7 @@ def glanced(model: ALAE, look: Look) -> dict[str, float]:
 def finished(settings: ALAESettings, loop: AdversarialLoop, journal: Journal, test: Stream) -> Result:
     """The trained model, its examination, and result.json."""
     accelerator, folder, found = loop.accelerator, settings.folder, None
+    loop.forget_graphs()  # their memory is wanted
     own = classifier(settings, test) if settings.final_samples else None
     with loop.evaluating():
         model = loop.averaged

@@ -91,11 +91,12 @@ class Optimisers:
         return {name: part.state_dict() for name, part in self.parts.items()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        own = [{name: group[name] for name in OF_THE_DEVICE} for group in self.param_groups]
         for name, part in self.parts.items():
-            part.load_state_dict(state[name])
-        for group, kept in zip(self.param_groups, own, strict=True):
-            group |= kept
+            told, own = state[name], [{key: group[key] for key in OF_THE_DEVICE} for group in part.param_groups]
+            groups = [group | kept for group, kept in zip(told["param_groups"], own, strict=True)]
+            part.load_state_dict({**told, "param_groups": groups})  # where its numbers go follows from these
+            for group, kept in zip(part.param_groups, own, strict=True):
+                group |= kept  # the rate itself, and not a copy
 
     def follow(self, share: float) -> None:
         """Gives each weight so much of its highest rate, in place where a device reads it."""
@@ -129,8 +130,8 @@ class Updates:
     slots: Sequence[Slot] = ()
     others: Mapping[str, nn.Module] = field(default_factory=dict)
     penalty: Callable[[Tensor], Tensor] | None = None
-    told: dict[str, Tensor] = field(default_factory=dict)
-    shares: dict[str, Tensor] = field(default_factory=dict)
+    told: dict[str, Tensor] = field(init=False)
+    shares: dict[str, Tensor] = field(init=False)
 
     def __post_init__(self) -> None:
         named = {name: getattr(self.model, name) for name in NETWORKS}
@@ -176,7 +177,7 @@ class Updates:
         Args:
             batch: tensors, pictures in [-1, 1]. step: from 0 on. seen: images before it.
         """
-        return self.made(batch, self.begin(step, seen))
+        return self.run(batch, self.begin(step, seen))
 
     def begin(self, step: int, seen: int) -> Kind:
         """What a step will do; and the slots' shares of their weights in it, where a device reads them."""
@@ -187,7 +188,7 @@ class Updates:
         penalised = self.rules.gamma > 0.0 and step % self.rules.r1_every == 0
         return Kind(due, penalised, self.model.level, self.model.blending)
 
-    def made(self, batch: Batch, kind: Kind) -> dict[str, Tensor]:
+    def run(self, batch: Batch, kind: Kind) -> dict[str, Tensor]:
         """A step that has begun; nothing in it looks at a value of the device, or at the step's number."""
         images, clips = self.pictures(batch)
         self.discriminate(self.passed(batch, images, clips), kind.slots, kind.penalised)
@@ -198,7 +199,7 @@ class Updates:
             with self.moving((), own):
                 self.move(self.terms(held, own), ("own",))
         self.tell(loss=torch.stack([self.told[name] for name in PARTS]).sum())
-        return self.told
+        return dict(self.told)
 
     def pictures(self, batch: Batch) -> tuple[Tensor, tuple[int, int] | None]:
         """The batch's pictures one by one, as large as the model has grown, and how clips lie in them."""

@@ -56,7 +56,7 @@ def test_a_compiled_penalty_has_the_value_and_the_slopes_of_the_penalty(
         for one, other in zip(own, slopes, strict=True):
             torch.testing.assert_close(one, other, rtol=2e-2, atol=2e-3 * float(other.abs().max()) + 1e-6)
         random_weights(model)
-    assert len(compiled.made) == len(blends)
+    assert len(compiled.compiled) == len(blends)
 
 
 def gradients(model: ALAE, network: str, frozen: bool, into: bool) -> list[Tensor]:

@@ -78,7 +78,7 @@ def test_a_folder_gives_back_the_model(kind: str, tmp_path: Path) -> None:
     elif kind == "flat":
         model = model_of(shape=(5,), flat=True, prior_size=3)
     else:
-        model = model_of(activation="none" if kind == "linear" else "lrelu", rate=1.0)
+        model = model_of(activation="none" if kind == "linear" else "lrelu", rate=1.0, dense=kind == "linear")
     for weight in model.parameters():
         weight.add_(0.1 * torch.randn_like(weight))
     model.remember(torch.randn(4, 8))

@@ -184,10 +184,10 @@ def test_the_finest_block_counts_in_the_code_as_much_as_it_is_blended_in() -> No
 def test_a_dense_encoder_also_reads_its_last_maps_place_by_place() -> None:
     """The rest of the code is that of the statistics; the weights are as many more as one layer has."""
     model, plain = (model_of(16, first_level=1, dense=dense) for dense in (True, False))
-    own = {name: weight for name, weight in model.state_dict().items() if ".dense." not in name}
+    own = {name: weight for name, weight in model.state_dict().items() if ".last." not in name}
     plain.load_state_dict(own)
-    more = model.encoder.dense
-    assert plain.encoder.dense is None and numbers(model) - numbers(plain) == numbers(more) == linear(8 * 4, 8)
+    more = model.encoder.last
+    assert plain.encoder.last is None and numbers(model) - numbers(plain) == numbers(more) == linear(8 * 4, 8)
     images = torch.randn(3, 3, 16, 16)
     for level, blend in ((1, 1.0), (2, 0.5), (2, 1.0)):
         for each in (model, plain):
@@ -198,6 +198,7 @@ def test_a_dense_encoder_also_reads_its_last_maps_place_by_place() -> None:
         torch.testing.assert_close(model.encode(pictures), plain.encode(pictures) + more(last.flatten(1)))
 
 
+@torch.no_grad()
 def test_each_style_reaches_its_own_place() -> None:
     """Other codes in the finest places leave the coarse maps as they are."""
     model = shaken(model_of(16))

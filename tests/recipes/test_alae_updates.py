@@ -15,7 +15,7 @@ pytest.importorskip("accelerate")
 from fractal_streams.recipes.alae.model import ALAE
 from fractal_streams.recipes.alae.slots import Pass, Slot
 from fractal_streams.recipes.alae.terms import TERMS
-from fractal_streams.recipes.alae.updates import Updates
+from fractal_streams.recipes.alae.updates import Optimisers, Updates
 from small_alae import batch_of, model_of, moved, updates_of, weights_of
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -263,6 +263,25 @@ def test_rates_stay_where_the_device_reads_them_behind_another_device(batch: Bat
     for group in here.param_groups:
         assert (group["lr"], group["fused"], group["capturable"]) == (1.5e-3 / 4, None, False)
     here.step(batch, 1, 8)
+
+
+def test_what_an_optimizer_counts_lies_where_it_runs() -> None:
+    """Of a run on a CPU, Adam's number of steps too: one kernel of a GPU reads it."""
+    weight = nn.Parameter(torch.zeros(3, device="meta"))
+    made = [torch.optim.Adam([weight], fused=False, capturable=here) for here in (False, True)]
+    told = made[0].state_dict()
+    told["state"] = {0: {"step": torch.tensor(5.0), "exp_avg": torch.zeros(3), "exp_avg_sq": torch.zeros(3)}}
+    for part, device in zip(made, ("cpu", "meta"), strict=True):
+        Optimisers({"own": part}).load_state_dict({"own": told})
+        assert part.state[weight]["step"].device.type == device
+
+
+def test_what_a_step_tells_stays_as_it_was(batch: Batch) -> None:
+    updates = updates_of(model_of())
+    first = updates.step(batch, 0, 0)
+    kept = {name: value.item() for name, value in first.items()}
+    updates.step(batch, 1, 8)
+    assert {name: value.item() for name, value in first.items()} == kept
 
 
 def test_optimizers_forget(batch: Batch) -> None:
