@@ -167,15 +167,18 @@ class ALAE(nn.Module):
         codes: Tensor = self.encoder(pictures, self.level, blend, learns=learns(self.encoder))
         return codes
 
-    def features(self, pictures: Tensor) -> list[Tensor]:
+    def features(self, pictures: Tensor, *, raw: bool = False) -> list[Tensor]:
         """E's maps of each size behind its first block, (B, C, H, W), finest first.
+
+        Args:
+            raw: see `Encoder.looked`.
 
         Raises:
             InvalidValueError: the MLP variant has no maps.
         """
         if self.flat:
             raise InvalidValueError("the MLP variant has no feature maps: leave out what compares patches")
-        return self.encoder.looked(pictures, self.level, self.blend if self.blending else None)[1]  # type: ignore[operator,no-any-return]
+        return self.encoder.looked(pictures, self.level, self.blend if self.blending else None, raw=raw)[1]  # type: ignore[operator,no-any-return]
 
     def score(self, codes: Tensor) -> Tensor:
         """D: (B, code_size) codes to (B,) logits, above 0 of what seems real."""

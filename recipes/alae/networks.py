@@ -176,11 +176,12 @@ class EncoderBlock(nn.Module):
             EqualisedLinear(2 * channels, code_size, gain=1.0) for channels in (inputs, outputs)
         )
 
-    def forward(self, maps: Tensor) -> tuple[Tensor, Tensor]:
-        """(B, C, H, W) maps to those of half the size, and (B, code_size) of the code."""
+    def forward(self, maps: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """(B, C, H, W) maps to those of half the size, (B, code_size) of the code, and those maps not normalised."""
         maps, first = self.read(0, rectified(self.biases[0](self.conv(maps))))
-        maps, second = self.read(1, rectified(self.biases[1](halved(self.shrink(blurred(maps))))))
-        return maps, first + second
+        raw = rectified(self.biases[1](halved(self.shrink(blurred(maps)))))
+        maps, second = self.read(1, raw)
+        return maps, first + second, raw
 
     def read(self, place: int, maps: Tensor) -> tuple[Tensor, Tensor]:
         moments = statistics(maps)
@@ -214,17 +215,23 @@ class Encoder(nn.Module):
         check_learning(learns, self.eyes[str(level)].conv.weight)  # type: ignore[union-attr,arg-type]
         return self.looked(pictures, level, blend)[0]
 
-    def looked(self, pictures: Tensor, level: int, blend: Tensor | None = None) -> tuple[Tensor, list[Tensor]]:
-        """The codes, and the maps of each size, finest first."""
-        maps, code = self.blocks[level](self.eyes[str(level)](pictures))
+    def looked(
+        self, pictures: Tensor, level: int, blend: Tensor | None = None, *, raw: bool = False
+    ) -> tuple[Tensor, list[Tensor]]:
+        """The codes, and the maps of each size, finest first.
+
+        Args:
+            raw: maps as they are before each channel of each picture is normalised, which takes its colours out.
+        """
+        maps, code, whole = self.blocks[level](self.eyes[str(level)](pictures))
         if blend is not None:
             code = code * blend
             maps = torch.lerp(self.eyes[str(level - 1)](halved(pictures)), maps, blend.to(maps.dtype))
-        seen = [maps]
+        seen = [whole if raw else maps]
         for number in range(level - 1, -1, -1):
-            maps, told = self.blocks[number](maps)
+            maps, told, whole = self.blocks[number](maps)
             code = code + told
-            seen.append(maps)
+            seen.append(whole if raw else maps)
         if self.last is not None:
             with torch.autocast(maps.device.type, enabled=False):
                 code = code + self.last(maps.float().flatten(1))

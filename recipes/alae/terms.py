@@ -164,16 +164,16 @@ def spectrum() -> Slot:
 
 
 def perceptual() -> Slot:
-    """x and G(E(x)) as E sees them, E's weights held still while it looks: it moves as the coder, not as the judge."""
+    """x and G(E(x)) as E sees them, colours too, E's weights held still: it moves as the coder, not as the judge."""
 
     def term(held: Pass) -> Tensor:
         with torch.no_grad():
-            real = held.model.features(held.images)
+            real = held.model.features(held.images, raw=True)
         remade = held.reconstructions
         with frozen(held.model.encoder):
-            return perceptual_distance(held.model.features(remade), real)
+            return perceptual_distance(held.model.features(remade, raw=True), real)
 
-    return Slot(name="perceptual", term=term, moves=AUTOENCODER, weight=0.2)
+    return Slot(name="perceptual", term=term, moves=AUTOENCODER, weight=2.0)
 
 
 def hessian(directions: int = 2, step: float = 0.1, reduction: str = "mean") -> Slot:

@@ -13,12 +13,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from fractal_streams.recipes.data import DataSettings
+from fractal_streams.recipes.data import DataSettings, opened_of_any_shape
 from fractal_streams.recipes.probe import Look, looked_at
 from fractal_streams.recipes.results import write_json
 from fractal_streams.recipes.settings import command, option
 
-from fractal_streams import Stream, open_stream
+from fractal_streams import Stream
 from fractal_streams.device import resolve_device
 from fractal_streams.errors import InvalidValueError, missing_extra
 
@@ -281,12 +281,7 @@ class YardstickSettings(DataSettings):
 def run(settings: YardstickSettings) -> Examination:
     """Find and print them."""
     device = resolve_device(settings.device)
-    sizes = {"height": settings.image_size, "width": settings.image_size, "num_classes": settings.num_classes}
-    asked = {**sizes, "iterations": settings.max_iter}
-    stream = open_stream(
-        settings.preset, seed=settings.data_seed, split="test", device=device, dtype="float32", mean=0.5, std=0.5,
-        **{name: value for name, value in asked.items() if value is not None},
-    )  # fmt: skip
+    stream = opened_of_any_shape(settings.preset, settings, "test", device, "float32", 0.5, 0.5)
     edge = stream.generate(range(0)).images.shape[-1]
     own = None if settings.features is None else opened_features(settings.features, edge, device)
     found = yardsticks(

@@ -10,7 +10,7 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("accelerate")
 
-from fractal_streams.recipes.alae.layers import Noise, doubled, halved
+from fractal_streams.recipes.alae.layers import Noise, doubled, halved, normalised, statistics
 from fractal_streams.recipes.alae.model import ALAE, NETWORKS, SIZES, Size
 from fractal_streams.recipes.alae.networks import Discriminator, levels_of
 from small_alae import model_of
@@ -170,14 +170,20 @@ def test_the_finest_block_counts_in_the_code_as_much_as_it_is_blended_in() -> No
     model = shaken(model_of(16, first_level=1))
     pictures = torch.randn(2, 3, 16, 16)
     model.grow(2, 0.5)
-    maps, told = model.encoder.blocks[2](model.encoder.eyes["2"](pictures))
+    maps, told, raw = model.encoder.blocks[2](model.encoder.eyes["2"](pictures))
+    raws = [raw]
     maps = 0.5 * maps + 0.5 * model.encoder.eyes["1"](halved(pictures))
     code, sizes = 0.5 * told, [maps.shape[-1]]
     for number in (1, 0):
-        maps, told = model.encoder.blocks[number](maps)
+        maps, told, raw = model.encoder.blocks[number](maps)
+        raws.append(raw)
         code, sizes = code + told, [*sizes, maps.shape[-1]]
     torch.testing.assert_close(model.encode(pictures), code)
     assert sizes == [8, 4, 2] == [each.shape[-1] for each in model.features(pictures)]
+    for own, raw, maps in zip(model.features(pictures, raw=True), raws, model.features(pictures), strict=True):
+        torch.testing.assert_close(own, raw)
+        if maps.shape[-1] < 8:  # those of the finest block are blended
+            torch.testing.assert_close(normalised(own, statistics(own)), maps)
 
 
 @torch.no_grad()

@@ -232,6 +232,18 @@ def test_wrong_pairs_cost_more(batch) -> None:  # type: ignore[no-untyped-def]
         assert TERMS[name]().term(held).item() > right + 0.05, name
 
 
+def test_the_perceptual_term_sees_colours_and_even_pictures(batch) -> None:  # type: ignore[no-untyped-def]
+    """E's normalised maps tell nothing of either: all channels of an even picture are 0 there but at its edges."""
+    model = model_of()
+    held = passed(model, batch, {})
+    red = torch.tensor([0.8, -0.6, -0.6])[:, None, None].expand_as(held.images)
+    held.__dict__["images"], found = red, {}
+    for name, colours in (("same", red), ("green", red.roll(1, 1)), ("darker", red - 0.3)):
+        held.__dict__["reconstructions"] = colours
+        found[name] = TERMS["perceptual"]().term(held).item()
+    assert found["same"] < 1e-6 < 0.01 < found["darker"] < found["green"]
+
+
 @pytest.mark.parametrize(
     "name, mate, still",
     [
