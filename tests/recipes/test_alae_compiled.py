@@ -28,6 +28,7 @@ def random_weights(model: ALAE) -> ALAE:
     return model
 
 
+@pytest.mark.filterwarnings("ignore:Converting a tensor with requires_grad")  # torch 2.8, in its compiler
 @pytest.mark.parametrize(
     "device, edge, blends",
     [
