@@ -28,8 +28,6 @@ except ImportError as error:
 
 FORMS = 64
 """Of a network are compiled at most: one for each level, batch and set of weights with a gradient."""
-
-
 OFTEN = 4
 """Steps from one penalty to the next: where there are more, compiling it takes longer than it saves in a run."""
 

@@ -38,7 +38,7 @@ class CompiledPenalty:
     def __call__(self, images: Tensor) -> Tensor:
         """The penalty of (B, 3, N, N) float32 pictures."""
         model, level, images = self.model, self.model.level, images.detach()
-        blend = model.blend if model.blending else None
+        blend = model.blended
         weights = dict(self.judge.named_parameters())
         key = (level, model.blending, images.shape)
         with torch.autocast(images.device.type, enabled=False):

@@ -123,6 +123,11 @@ class ALAE(nn.Module):
         """Pixels of a side of what is made and read at this level."""
         return int(self.shape[-1]) >> (self.last_level - self.level)
 
+    @property
+    def blended(self) -> Tensor | None:
+        """Share of the finest level, () on the device, while it is blended in."""
+        return self.blend if self.blending else None
+
     def grow(self, level: int, blend: float = 1.0) -> None:
         """Make and read pictures of 4 * 2^level pixels; below a blend of 1 they are partly those of half the size.
 
@@ -157,14 +162,12 @@ class ALAE(nn.Module):
             noise: else none is added, and the same codes give the same pictures.
         """
         styles = codes if codes.dim() == 3 else self.styles(codes)
-        blend = self.blend if self.blending else None
-        pictures: Tensor = self.generator(styles, self.level, blend, noise, learns=learns(self.generator))
+        pictures: Tensor = self.generator(styles, self.level, self.blended, noise, learns=learns(self.generator))
         return pictures
 
     def encode(self, pictures: Tensor) -> Tensor:
         """E: (B, *shape) pictures to (B, code_size) float32 codes."""
-        blend = self.blend if self.blending else None
-        codes: Tensor = self.encoder(pictures, self.level, blend, learns=learns(self.encoder))
+        codes: Tensor = self.encoder(pictures, self.level, self.blended, learns=learns(self.encoder))
         return codes
 
     def features(self, pictures: Tensor, *, raw: bool = False) -> list[Tensor]:
@@ -178,7 +181,7 @@ class ALAE(nn.Module):
         """
         if self.flat:
             raise InvalidValueError("the MLP variant has no feature maps: leave out what compares patches")
-        return self.encoder.looked(pictures, self.level, self.blend if self.blending else None, raw=raw)[1]  # type: ignore[operator,no-any-return]
+        return self.encoder.looked(pictures, self.level, self.blended, raw=raw)[1]  # type: ignore[operator,no-any-return]
 
     def score(self, codes: Tensor) -> Tensor:
         """D: (B, code_size) codes to (B,) logits, above 0 of what seems real."""

@@ -253,8 +253,7 @@ class Updates:
     def plain_penalty(self, images: Tensor) -> Tensor:
         """R1, of E and D as they were written: what a compiler made can't be differentiated twice."""
         model = self.model
-        blend = model.blend if model.blending else None
-        return gradient_penalty(lambda leaves: self.judge(leaves, model.level, blend), images, self.rules.gamma)
+        return gradient_penalty(lambda leaves: self.judge(leaves, model.level, model.blended), images, self.rules.gamma)
 
     def generate(self, held: Pass, due: Sequence[Slot]) -> None:
         slots = [slot for slot in due if slot.update == "generator"]
