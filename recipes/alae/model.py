@@ -181,7 +181,10 @@ class ALAE(nn.Module):
         """
         if self.flat:
             raise InvalidValueError("the MLP variant has no feature maps: leave out what compares patches")
-        return self.encoder.looked(pictures, self.level, self.blended, raw=raw)[1]  # type: ignore[operator,no-any-return]
+        maps: list[Tensor] = self.encoder(
+            pictures, self.level, self.blended, learns=learns(self.encoder), maps=not raw
+        )  # fmt: skip
+        return maps
 
     def score(self, codes: Tensor) -> Tensor:
         """D: (B, code_size) codes to (B,) logits, above 0 of what seems real."""

@@ -211,9 +211,17 @@ class Encoder(nn.Module):
         self.last = EqualisedLinear(places, code_size, gain=1.0) if dense else None
         self.eyes = nn.ModuleDict({str(level): Eye(channels[level]) for level in range(first_level, levels)})
 
-    def forward(self, pictures: Tensor, level: int, blend: Tensor | None, *, learns: bool = True) -> Tensor:
+    def forward(
+        self, pictures: Tensor, level: int, blend: Tensor | None, *, learns: bool = True, maps: bool | None = None
+    ) -> Tensor | list[Tensor]:
+        """The codes.
+
+        Args:
+            maps: give these instead: True, as they are when each channel is normalised; False, as they were before.
+        """
         check_learning(learns, self.eyes[str(level)].conv.weight)  # type: ignore[union-attr,arg-type]
-        return self.looked(pictures, level, blend)[0]
+        codes, seen = self.looked(pictures, level, blend, raw=maps is False)
+        return codes if maps is None else seen
 
     def looked(
         self, pictures: Tensor, level: int, blend: Tensor | None = None, *, raw: bool = False

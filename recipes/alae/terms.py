@@ -66,16 +66,17 @@ def real_cycle(temperature: float = 0.1) -> Slot:
     return Slot(name="real_cycle", term=term, moves=(*AUTOENCODER, "head"), weight=0.2, **begins)
 
 
-def instance(temperature: float = 0.2, colour: float = 0.0) -> Slot:
-    """Two views of a picture, of other geometry, have one code; of a clip, one frame alone counts.
+def instance(temperature: float = 0.2, colour: float = 0.4, symmetries: bool = True) -> Slot:
+    """Two views of a picture, of other geometry and colours, have one code; of a clip, one frame alone counts.
 
     Args:
-        colour: strength of a jitter of the views; above 0 codes lose the palette, see `views`.
+        colour, symmetries: see `view`. Without them pairs are told by their palettes, and nothing else is learnt.
     """
 
     def term(held: Pass) -> Tensor:
         images = held.images if held.clips is None else held.images.unflatten(0, held.clips)[:, held.clips[1] // 2]
-        codes = held.model.encode(torch.cat([view(images, colour=colour), view(images, colour=colour)]))
+        views = [view(images, colour=colour, symmetries=symmetries) for _ in range(2)]
+        codes = held.model.encode(torch.cat(views))
         return nt_xent(*head_of(held)(codes).chunk(2), temperature)
 
     return Slot(name="instance", term=term, moves=("encoder", "head"), weight=0.1)

@@ -27,12 +27,13 @@ def view(
     padding: float = 0.125,
     flips: bool = True,
     colour: float = 0.0,
+    symmetries: bool = False,
 ) -> Tensor:
     """(B, C, H, W) float32 random views, each picture's drawn on its own with torch's global generator.
 
     Args:
         images: (B, C, H, W) in [-1, 1]. area, aspect, padding, flips: see `drawn_maps`.
-        colour: strength of `jittered`; above 0 makes codes blind to colour, and reconstructions lose the palette.
+        colour: strength of `jittered`. symmetries: with one of `recoloured`.
 
     Example:
         >>> view(torch.zeros(2, 3, 8, 8)).shape
@@ -43,6 +44,7 @@ def view(
             f"views take (B, C, H, W) pictures and colour in [0, 1), got {tuple(images.shape)} and {colour}"
         )
     seen = resampled(images, drawn_maps(len(images), images.device, area, aspect, padding, flips))
+    seen = recoloured(seen) if symmetries else seen
     return jittered(seen, colour) if colour else seen
 
 
@@ -86,6 +88,19 @@ def resampled(images: Tensor, maps: Tensor) -> Tensor:
     """
     grid = functional.affine_grid(maps, list(images.shape), align_corners=False)
     return functional.grid_sample(images, grid, padding_mode="reflection", align_corners=False)
+
+
+@full_precision
+def recoloured(images: Tensor) -> Tensor:
+    """Each picture under one of the 48 symmetries of the cube of colours: channels change places, and are negated.
+
+    Args:
+        images: (B, 3, H, W) in [-1, 1]; so is what comes out.
+    """
+    count, device = len(images), images.device
+    places = torch.rand(count, 3, device=device).argsort(1)
+    signs = torch.where(torch.rand(count, 3, device=device) < 0.5, -1.0, 1.0)
+    return images.gather(1, places[:, :, None, None].expand_as(images)) * signs[:, :, None, None]
 
 
 @full_precision

@@ -17,7 +17,7 @@ from fractal_streams.recipes.alae.contrast import (
     patch_nce,
     patches_of,
 )
-from fractal_streams.recipes.alae.views import drawn_maps, jittered, resampled, view
+from fractal_streams.recipes.alae.views import drawn_maps, jittered, recoloured, resampled, view
 from torch import Tensor
 
 from fractal_streams.errors import InvalidValueError
@@ -230,6 +230,17 @@ def test_jitter_keeps_grey_grey_and_pictures_in_range() -> None:
     grey = jittered(images[:, :1].expand(-1, 3, -1, -1), 0.4)
     torch.testing.assert_close(grey[:, 0], grey[:, 2], atol=1e-6, rtol=0)
     torch.testing.assert_close(jittered(images, 0.0), images, atol=1e-6, rtol=0)
+
+
+def test_pictures_are_recoloured_by_each_symmetry_of_the_cube_of_colours_equally_often() -> None:
+    torch.manual_seed(0)
+    colours = torch.tensor([0.1, 0.4, -0.9])[None, :, None, None].expand(4800, 3, 2, 2)
+    seen = recoloured(colours)
+    assert torch.equal(seen, seen[:, :, :1, :1].expand_as(seen))
+    kinds, counts = seen[:, :, 0, 0].unique(dim=0, return_counts=True)
+    assert len(kinds) == 48 and counts.min() > 60 and counts.max() < 145
+    torch.testing.assert_close(kinds.abs().sort(1).values, torch.tensor([[0.1, 0.4, 0.9]]).expand(48, 3))
+    assert not torch.equal(view(colours, symmetries=True), view(colours))
 
 
 @pytest.mark.parametrize("wrong", [{"area": (0.0, 1.0)}, {"area": (0.9, 0.5)}, {"aspect": 0.5}, {"padding": 0.7}])
