@@ -80,9 +80,7 @@ def gradients(model: ALAE, network: str, maps: bool, frozen: bool, into: bool) -
 @pytest.mark.filterwarnings("ignore:The .grad attribute")  # torch looks at it, and hides the warning
 @pytest.mark.parametrize("device", [pytest.param("cpu", marks=pytest.mark.slow), GPU])
 @pytest.mark.parametrize("network, maps", [("generator", False), ("encoder", False), ("encoder", True)])
-def test_a_network_that_was_compiled_frozen_has_gradients_when_it_is_not(
-    network: str, maps: bool, device: str
-) -> None:
+def test_a_network_that_was_compiled_frozen_has_gradients_when_it_is_not(network: str, maps: bool, device: str) -> None:
     """torch 2.11 with Python 3.12 took one for the other, before networks were told which they are."""
     asked: list[tuple[bool, bool]] = [(True, True), (False, True), (False, False), (True, True)]
     plain = random_weights(model_of(16, size=SIZES["tiny"])).to(device)
@@ -91,7 +89,8 @@ def test_a_network_that_was_compiled_frozen_has_gradients_when_it_is_not(
     form: dict[str, Any] = {} if device == "cuda" else {"backend": "aot_eager"}
     getattr(compiled, network).compile(dynamic=False, **form)
     for frozen, into in asked:
-        for one, other in zip(*(gradients(each, network, maps, frozen, into) for each in (plain, compiled)), strict=True):
+        both = (gradients(each, network, maps, frozen, into) for each in (plain, compiled))
+        for one, other in zip(*both, strict=True):
             assert float((one - other).norm()) <= 0.3 * float(one.norm()) + 1e-6, (frozen, into)
 
 
