@@ -10,6 +10,7 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("accelerate")
 
 from fractal_streams.recipes.alae.compiled import CompiledPenalty
+from fractal_streams.recipes.alae.features import exact_products
 from fractal_streams.recipes.alae.model import ALAE, SIZES, Judge
 from fractal_streams.recipes.alae.penalties import squared_slopes
 from small_alae import model_of
@@ -47,12 +48,13 @@ def test_a_compiled_penalty_has_the_value_and_the_slopes_of_the_penalty(
     for blend in (*blends, *blends):
         model.grow(model.last_level, blend)
         images = torch.rand(4, 3, edge, edge, device=device) * 2.0 - 1.0
-        value = compiled(images)
-        leaves = images.requires_grad_()
-        plain = 1.5 * squared_slopes(judge(leaves, model.level, model.blend if model.blending else None), leaves).mean()
+        with exact_products(images.device):
+            value = compiled(images)
+            leaves = images.requires_grad_()
+            plain = 1.5 * squared_slopes(judge(leaves, model.level, model.blended), leaves).mean()
+            own = torch.autograd.grad(2.0 * value, weights)
+            slopes = torch.autograd.grad(2.0 * plain, weights, allow_unused=True, materialize_grads=True)
         torch.testing.assert_close(value, plain, rtol=1e-3, atol=1e-4)
-        own = torch.autograd.grad(2.0 * value, weights)
-        slopes = torch.autograd.grad(2.0 * plain, weights, allow_unused=True, materialize_grads=True)
         assert any(bool((each != 0).any()) for each in own)
         for one, other in zip(own, slopes, strict=True):
             torch.testing.assert_close(one, other, rtol=2e-2, atol=2e-3 * float(other.abs().max()) + 1e-6)
@@ -91,7 +93,7 @@ def test_a_network_that_was_compiled_frozen_has_gradients_when_it_is_not(network
     for frozen, into in asked:
         both = (gradients(each, network, maps, frozen, into) for each in (plain, compiled))
         for one, other in zip(*both, strict=True):
-            assert float((one - other).norm()) <= 0.3 * float(one.norm()) + 1e-6, (frozen, into)
+            assert float((one - other).norm()) <= 0.5 * float(one.norm()) + 1e-6, (frozen, into)
 
 
 @pytest.mark.parametrize("flat", [False, True])
