@@ -18,8 +18,8 @@ from fractal_streams import Batch
 RATE = 1e-4
 """Low, as Adam's first steps go by the signs of gradients, and sums that are rounded otherwise have others."""
 WHOLE: dict[str, Any] = {
-    "names": ("latent_infonce", "real_cycle", "l1"), "rules": {"r1_every": 3, "clip": 50.0, "lr": RATE}, "edge": 16, "ema": 0.5,
-    "num_steps": 20, "record_every": 1, "warmup_steps": 16, "device": "cuda", "precision": "no",
+    "names": ("latent_infonce", "real_cycle", "l1"), "rules": {"r1_every": 3, "clip": 50.0, "lr": RATE},
+    "edge": 16, "ema": 0.5, "num_steps": 20, "record_every": 1, "warmup_steps": 16, "device": "cuda", "precision": "no",
 }  # fmt: skip
 """Rates and averages of another share each step, a lazy penalty, draws, a norm that is looked at."""
 
