@@ -43,6 +43,8 @@ RGB_GAIN = 0.03
 """Of the layer that makes colours: pictures begin grey."""
 LEAST = 4
 """Pixels of a side of G's first block and of E's last."""
+PLACES, TOLD = 16, 8
+"""Of a dense E: places of a side that maps are read at, at most, and channels that are read of each."""
 
 
 class Projector(nn.Module):
@@ -165,23 +167,53 @@ class Colours(nn.Module):
         return colours
 
 
-class EncoderBlock(nn.Module):
-    """Maps of one size to maps of half that, and what their statistics say of the code."""
+class Places(nn.Module):
+    """What maps say of the code place by place: (B, C, N, N) to (B, code_size), linear.
 
-    def __init__(self, inputs: int, outputs: int, code_size: int) -> None:
+    Args:
+        inputs: C; of more than `TOLD`, so many mixtures of them. edge: N, which is brought to at most `PLACES`.
+    """
+
+    def __init__(self, inputs: int, edge: int, code_size: int) -> None:
+        super().__init__()
+        self.mix = EqualisedConv(inputs, TOLD, 1, gain=1.0) if inputs > TOLD else None
+        self.edge = min(edge, PLACES)
+        self.layer = EqualisedLinear(min(inputs, TOLD) * self.edge**2, code_size, gain=1.0)
+
+    def forward(self, maps: Tensor) -> Tensor:
+        while maps.shape[-1] > self.edge:
+            maps = halved(maps)
+        while maps.shape[-1] < self.edge:
+            maps = doubled(maps)
+        with torch.autocast(maps.device.type, enabled=False):
+            maps = maps.float() if self.mix is None else self.mix(maps.float())
+            told: Tensor = self.layer(maps.flatten(1))
+        return told
+
+
+class EncoderBlock(nn.Module):
+    """Maps of one size to maps of half that, and what their statistics say of the code.
+
+    Args:
+        edge: side of the smaller maps, where they are read place by place too; else None.
+    """
+
+    def __init__(self, inputs: int, outputs: int, code_size: int, edge: int | None = None) -> None:
         super().__init__()
         self.conv, self.shrink = EqualisedConv(inputs, inputs, 3), EqualisedConv(inputs, outputs, 3)
         self.biases = nn.ModuleList([Bias(inputs), Bias(outputs)])
         self.readings = nn.ModuleList(
             EqualisedLinear(2 * channels, code_size, gain=1.0) for channels in (inputs, outputs)
         )
+        self.places = Places(outputs, edge, code_size) if edge else None
 
     def forward(self, maps: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """(B, C, H, W) maps to those of half the size, (B, code_size) of the code, and those maps not normalised."""
         maps, first = self.read(0, rectified(self.biases[0](self.conv(maps))))
         raw = rectified(self.biases[1](halved(self.shrink(blurred(maps)))))
         maps, second = self.read(1, raw)
-        return maps, first + second, raw
+        told = first + second if self.places is None else first + second + self.places(raw)
+        return maps, told, raw
 
     def read(self, place: int, maps: Tensor) -> tuple[Tensor, Tensor]:
         moments = statistics(maps)
@@ -194,8 +226,8 @@ class Encoder(nn.Module):
     """E: (B, 3, N, N) pictures to (B, code_size) codes, the sum of what the statistics of all its maps say.
 
     Args:
-        dense: the last maps, 2 by 2, are read place by place too, as by a variant of the authors' E: statistics forget
-            where things are.
+        dense: the picture, and the maps that each block hands on, are read place by place too: statistics forget where
+            things are. Not in the paper.
     """
 
     def __init__(
@@ -205,10 +237,10 @@ class Encoder(nn.Module):
         channels = [min(wide, narrow * 2 ** (levels - 1 - level)) for level in range(levels)]  # into a level's block
         after = [min(wide, narrow * 2**levels), *channels]
         self.blocks = nn.ModuleList(
-            EncoderBlock(channels[level], after[level], code_size) for level in range(levels)
-        )  # fmt: skip
-        places = after[0] * (LEAST // 2) ** 2
-        self.last = EqualisedLinear(places, code_size, gain=1.0) if dense else None
+            EncoderBlock(channels[level], after[level], code_size, LEAST * 2**level // 2 if dense else None)
+            for level in range(levels)
+        )
+        self.places = Places(3, PLACES, code_size) if dense else None
         self.eyes = nn.ModuleDict({str(level): Eye(channels[level]) for level in range(first_level, levels)})
 
     def forward(
@@ -233,17 +265,16 @@ class Encoder(nn.Module):
         """
         maps, code, whole = self.blocks[level](self.eyes[str(level)](pictures))
         if blend is not None:
+            small = halved(pictures)
             code = code * blend
-            maps = torch.lerp(self.eyes[str(level - 1)](halved(pictures)), maps, blend.to(maps.dtype))
+            maps = torch.lerp(self.eyes[str(level - 1)](small), maps, blend.to(maps.dtype))
+            pictures = torch.lerp(doubled(small), pictures, blend)
         seen = [whole if raw else maps]
         for number in range(level - 1, -1, -1):
             maps, told, whole = self.blocks[number](maps)
             code = code + told
             seen.append(whole if raw else maps)
-        if self.last is not None:
-            with torch.autocast(maps.device.type, enabled=False):
-                code = code + self.last(maps.float().flatten(1))
-        return code, seen
+        return code if self.places is None else code + self.places(pictures), seen
 
 
 class Eye(nn.Module):

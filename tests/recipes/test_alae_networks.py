@@ -12,7 +12,7 @@ pytest.importorskip("accelerate")
 
 from fractal_streams.recipes.alae.layers import Noise, doubled, halved, normalised, statistics
 from fractal_streams.recipes.alae.model import ALAE, NETWORKS, SIZES, Size
-from fractal_streams.recipes.alae.networks import Discriminator, levels_of
+from fractal_streams.recipes.alae.networks import Discriminator, Places, levels_of
 from small_alae import model_of
 from torch import Tensor, nn
 
@@ -187,21 +187,44 @@ def test_the_finest_block_counts_in_the_code_as_much_as_it_is_blended_in() -> No
 
 
 @torch.no_grad()
-def test_a_dense_encoder_also_reads_its_last_maps_place_by_place() -> None:
-    """The rest of the code is that of the statistics; the weights are as many more as one layer has."""
+def test_a_dense_encoder_also_reads_the_picture_and_its_maps_place_by_place() -> None:
+    """The rest of the code is that of the statistics; the weights are as many more as these layers have."""
     model, plain = (model_of(16, first_level=1, dense=dense) for dense in (True, False))
-    own = {name: weight for name, weight in model.state_dict().items() if ".last." not in name}
-    plain.load_state_dict(own)
-    more = model.encoder.last
-    assert plain.encoder.last is None and numbers(model) - numbers(plain) == numbers(more) == linear(8 * 4, 8)
+    plain.load_state_dict({name: weight for name, weight in model.state_dict().items() if ".places." not in name})
+    encoder = model.encoder
+    read = [block.places for block in encoder.blocks]  # of 2, 4 and 8 places a side, of 8 channels each
+    assert plain.encoder.places is None and [each.edge for each in (*read, encoder.places)] == [2, 4, 8, 16]
+    assert numbers(model) - numbers(plain) == 8 * (8 * (4 + 16 + 64) + 3 * 256) + 4 * 8
     images = torch.randn(3, 3, 16, 16)
-    for level, blend in ((1, 1.0), (2, 0.5), (2, 1.0)):
+    for level, blend in ((1, 1.0), (2, 0.5), (2, 0.0), (2, 1.0)):
         for each in (model, plain):
             each.grow(level, blend)
         pictures = images if level == 2 else halved(images)
-        last = plain.features(pictures)[-1]
-        assert last.shape == (3, 8, 2, 2)
-        torch.testing.assert_close(model.encode(pictures), plain.encode(pictures) + more(last.flatten(1)))
+        shares = {2: blend, 1: 1.0, 0: 1.0}
+        told = [
+            shares[level - number] * read[level - number](maps)
+            for number, maps in enumerate(plain.features(pictures, raw=True))
+        ]
+        seen = pictures if blend == 1.0 else torch.lerp(doubled(halved(pictures)), pictures, blend)
+        own = plain.encode(pictures) + sum(told) + encoder.places(seen)
+        torch.testing.assert_close(model.encode(pictures), own)
+        assert not torch.allclose(model.encode(pictures), plain.encode(pictures), atol=0.1)
+
+
+@torch.no_grad()
+def test_places_tell_where_something_is_and_statistics_of_the_picture_do_not() -> None:
+    """A place's own weights are the code's slope to it; more channels than are told are mixed first."""
+    places = Places(3, 32, 5)
+    assert places.mix is None and places.edge == 16
+    picture = torch.zeros(1, 3, 32, 32)
+    picture[0, 1, 6:8, 30:32] = 2.0
+    own = 2.0 * places.layer.scale * places.layer.weight[:, 1 * 256 + 3 * 16 + 15]
+    torch.testing.assert_close(places(picture)[0] - places(picture * 0)[0], own)
+    assert (places(picture) - places(picture.flip(3))).abs().max() > 1e-3
+    wide = Places(20, 4, 5)
+    maps = torch.randn(2, 20, 4, 4)
+    torch.testing.assert_close(wide(maps), wide.layer(wide.mix(maps).flatten(1)))
+    torch.testing.assert_close(wide(halved(maps)), wide(doubled(halved(maps))))
 
 
 @torch.no_grad()
