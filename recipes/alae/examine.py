@@ -162,11 +162,11 @@ def made_by(model: Model, known: Look, test: Look, prior: Prior | None, batch_si
         InvalidValueError: pictures of another shape, or values that are no numbers.
     """
     parts: list[tuple[Tensor, Tensor, Tensor]] = []
-    for start in range(0, len(known.images), batch_size):
-        here = slice(start, start + batch_size)
+    count = len(known.images)
+    for here in torch.arange(count).tensor_split(-(-count // batch_size)):  # of a batch of one some priors can't draw
         latents = {name: values[here] for name, values in known.latents.items()}
         images, labels = known.images[here], known.labels[here]
-        batch = Batch(torch.arange(start, start + len(labels), device=labels.device), images, labels, latents)
+        batch = Batch(here.to(labels.device), images, labels, latents)
         draws = torch.randn(len(batch), model.prior_size, device=images.device)
         codes = model.project(draws if prior is None else prior.draw(batch, model)).float()
         parts.append((codes, model.decode(codes).float(), model.encode(model.decode(codes, noise=False)).float()))

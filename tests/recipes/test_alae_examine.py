@@ -159,12 +159,17 @@ def test_an_examination_changes_no_draw_and_no_mode_and_is_the_same_again(perfec
     assert first.figures["frechet_random"] != perfect.figures["frechet_random"]
 
 
-def test_a_prior_draws_for_the_pictures_of_the_other_half() -> None:
+def test_a_prior_draws_for_the_pictures_of_the_other_half_never_for_one_alone() -> None:
+    """Of one there is no other to draw from: 121 pictures are drawn for as 41, 40 and 40."""
+    asked: list[int] = []
+
     class True_:
         def draw(self, batch: Batch, model: Any) -> Tensor:
+            asked.append(len(batch))
             return torch.stack([batch.latents[f"c{k}"] for k in range(CODES)], dim=1)
 
-    figures = examined(Linear(), Plane(), prior=True_(), batch_size=50, **QUICK).figures
+    figures = examined(Linear(), Plane(), prior=True_(), batch_size=60, **{**QUICK, "samples": 121}).figures
+    assert asked == [41, 40, 40]
     assert figures["frechet_random"] == pytest.approx(figures["frechet_random_floor"], rel=1e-4)
     assert figures["swd"] == pytest.approx(figures["swd_floor"], rel=1e-3)
 
