@@ -48,6 +48,7 @@ class AdversarialLoop(Loop):
     Args:
         updates: of the step. growth: None trains at full size from the beginning.
         cuda_graphs: see `StepGraphs`; not on a CPU, and not on several ranks, which launch each kernel.
+        frames: pictures of a sample, by which growth and slots count.
 
     Raises:
         InvalidValueError: settings that a step of several updates has not.
@@ -63,6 +64,7 @@ class AdversarialLoop(Loop):
         growth: Growth | None = None,
         *,
         cuda_graphs: bool = False,
+        frames: int = 1,
     ) -> None:
         if settings.accumulation != 1:
             raise InvalidValueError(
@@ -71,7 +73,7 @@ class AdversarialLoop(Loop):
             )
         if str(updates.accelerator.mixed_precision) == "fp16":
             raise InvalidValueError("precision='fp16' underflows in the penalty on gradients: use 'bf16' or 'no'")
-        self.updates, self.growth = updates, growth
+        self.updates, self.growth, self.pictures = updates, growth, settings.batch_size * frames
         alone = updates.accelerator.device.type == "cuda" and updates.accelerator.num_processes == 1
         self.graphs = StepGraphs(updates) if cuda_graphs and alone else None
         super().__init__(
@@ -94,12 +96,12 @@ class AdversarialLoop(Loop):
         return self.network, optimizer
 
     def _update(self, batches: Iterator[Any], clock: Clock) -> list[Mapping[str, Tensor]]:
-        settings, seen = self.settings, self.step * self.settings.batch_size
+        settings, seen = self.settings, self.step * self.pictures
         self.interrupted = True
         seeded("step", settings.seed, self.step, self.accelerator.process_index)
         self.updates.optimisers.follow(settings.rate(self.step))
         self.network.train()
-        if self.growth and self.growth.at(seen)[0] != self.growth.at(max(0, seen - settings.batch_size))[0]:
+        if self.growth and self.growth.at(seen)[0] != self.growth.at(max(0, seen - self.pictures))[0]:
             self.updates.optimisers.forget()  # what they know is of other networks
             self.forget_graphs()
         self.grow(seen)
@@ -135,7 +137,7 @@ class AdversarialLoop(Loop):
         self.forget_graphs()
         for weight in self.network.parameters():
             weight.grad = None  # of a step that was interrupted
-        self.grow(max(0, self.step - 1) * self.settings.batch_size)  # as in the step that was the last
+        self.grow(max(0, self.step - 1) * self.pictures)  # as in the step that was the last
         return found
 
 

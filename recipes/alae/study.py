@@ -275,12 +275,12 @@ def summary(settings: StudySettings) -> Result:
 
 def late(settings: StudySettings) -> list[str]:
     """Slots that runs are too short for, as they begin later."""
-    seen = (settings.num_steps or 0) * (settings.batch_size or 0)
+    seen = (settings.num_steps or 0) * (settings.batch_size or 0) * (settings.clip_length or 1)
     slots = {slot.name: slot for names in settings.slots().values() for slot in slots_named(names)}
     return [
-        f"{name} has its full weight from {slot.start + slot.warmup:,} samples on, the runs see {seen:,}: train longer."
+        f"{name} has its full weight from {whole:,} pictures on, the runs see {seen:,}: train longer."
         for name, slot in slots.items()
-        if slot.start + slot.warmup >= seen and slot.start
+        if (whole := slot.start + slot.warmup) >= seen and slot.start
     ]
 
 

@@ -100,9 +100,14 @@ class ALAESettings(LoopSettings, SourceSettings, GuardSettings):
 
     @property
     def whole(self) -> ALAESettings:
-        """With the size's own picture size, and the average's share of a step."""
-        ema = 0.5 ** (self.batch_size / self.ema_images) if self.ema_images else 0.0
-        own: dict[str, Any] = {"image_size": self.image_size or SIZES[self.size].image_size, "ema": ema}
+        """With the size's own picture size."""
+        own: dict[str, Any] = {"image_size": self.image_size or SIZES[self.size].image_size}
+        return replace(self, **own)
+
+    def averaging(self, frames: int) -> ALAESettings:
+        """With the share of the average that stays in a step, of samples of so many pictures."""
+        share = 0.5 ** (self.batch_size * frames / self.ema_images) if self.ema_images else 0.0
+        own: dict[str, Any] = {"ema": share}
         return replace(self, **own)
 
 
@@ -188,7 +193,10 @@ def looped(settings: ALAESettings, training: Stream, prior: Prior, accelerator: 
     growth = Growth(
         first=model.first_level, last=model.last_level, fade=settings.fade_images, stable=settings.stable_images
     )
-    return AdversarialLoop(updates, training, settings, growth, cuda_graphs=settings.cuda_graphs)
+    frames = shape[0] if len(shape) == 4 else 1
+    return AdversarialLoop(
+        updates, training, settings.averaging(frames), growth, cuda_graphs=settings.cuda_graphs, frames=frames
+    )
 
 
 def watch(guards: Guards, step: int, terms: Mapping[str, float]) -> None:

@@ -324,7 +324,7 @@ def test_what_the_two_questions_train(tmp_path: Path) -> None:
 def test_slots_that_begin_too_late_are_named() -> None:
     short = StudySettings(arms=("plain", "real_cycle", "l1"), num_steps=400, batch_size=128).whole
     assert study.late(short) == [
-        "real_cycle has its full weight from 100,000 samples on, the runs see 51,200: train longer."
+        "real_cycle has its full weight from 100,000 pictures on, the runs see 51,200: train longer."
     ]
     assert study.late(replace(short, num_steps=4000)) == []
 

@@ -17,9 +17,12 @@ from fractal_streams.recipes.alae import train as recipe
 from fractal_streams.recipes.alae.guards import CollapseError, DiscriminatorWonError, Guards, GuardSettings
 from fractal_streams.recipes.alae.keeping import load_model
 from fractal_streams.recipes.alae.model import SIZES, Size
+from fractal_streams.recipes.alae.priors import Gaussian
+from fractal_streams.recipes.alae.sources import opened_source
 from fractal_streams.recipes.alae.terms import TERMS
 from fractal_streams.recipes.alae.train import ALAESettings, Result, run
 from fractal_streams.recipes.journal import read_records
+from fractal_streams.recipes.loop import open_accelerator
 from torch import nn
 
 from fractal_streams.errors import DivergedError, InvalidValueError
@@ -228,7 +231,15 @@ def test_what_can_not_be_is_refused(changes: dict[str, Any], match: str, tmp_pat
         run(settings_of(tmp_path, **changes))
 
 
-def test_the_average_halves_in_as_many_images_as_asked(tmp_path: Path) -> None:
-    whole = settings_of(tmp_path, batch_size=8, ema_images=80).whole
-    assert whole.ema**10 == pytest.approx(0.5) and whole.image_size == 16
-    assert settings_of(tmp_path, ema_images=0).whole.ema == 0.0
+@pytest.mark.parametrize("frames", [None, 4])
+def test_averages_and_slots_count_pictures_and_not_clips(frames: int | None, tmp_path: Path) -> None:
+    clips = {"preset": "fractal-video", "clip_length": frames} if frames else {}
+    settings = settings_of(tmp_path, ema_images=80, image_size=16, num_steps=3, **clips).whole
+    training = opened_source(settings, "train", "cpu")
+    loop = recipe.looped(settings, training, Gaussian(SIZES["tiny"].code_size), open_accelerator(settings))
+    assert loop.settings.ema ** (10 / (frames or 1)) == pytest.approx(0.5)
+    begin, counted = loop.updates.begin, []
+    loop.updates.begin = lambda step, seen: counted.append(seen) or begin(step, seen)  # type: ignore[method-assign]
+    list(loop)
+    assert counted == [8 * (frames or 1) * step for step in range(3)]
+    assert settings_of(tmp_path, ema_images=0).averaging(4).ema == 0.0
