@@ -1,8 +1,8 @@
-"""Views of a batch for contrastive terms: other geometry, the same colours, drawn and resampled on the device.
+"""Views of a batch for contrastive terms: other geometry, and other colours, drawn and resampled on the device.
 
 Flips and random resized crops in one affine map for each picture, by `affine_grid` and `grid_sample`; nothing is read
-back to the host. Colour jitter is there, but off: two views of one picture are taught one code, so what views differ
-in is what codes forget, and an encoder that has forgotten colour can't be decoded into the palette it saw.
+back to the host. Two views of one picture are to be found together among others, and what views have in common is what
+they are found by: of fractals that keep their colours, the palette, so that nothing else is learnt.
 """
 
 from __future__ import annotations
