@@ -153,7 +153,7 @@ def test_fakes_that_are_all_alike_and_what_is_no_number_end_the_run(tmp_path: Pa
 
 RARE = ("codes", "parameters", "mlp", "grow", "lazy")
 CHOICES: dict[str, dict[str, Any]] = {
-    "grow": {"grow": True, "stable_images": 8, "fade_images": 16, "num_steps": 5, "ema_images": 0},
+    "grow": {"grow": True, "dense": True, "stable_images": 8, "fade_images": 16, "num_steps": 5, "ema_images": 0},
     "codes": {"prior": "codes"},
     "parameters": {"prior": "parameters", "separate": True, "reciprocity": "paper"},
     "mlp": {"size": "mlp", "activation": "none", "slots": ("latent_infonce", "l1")},
