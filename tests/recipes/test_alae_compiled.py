@@ -63,12 +63,12 @@ def test_a_compiled_penalty_has_the_value_and_the_slopes_of_the_penalty(
 
 
 def gradients(model: ALAE, network: str, maps: bool, frozen: bool, into: bool) -> list[Tensor]:
-    """Of an output in bfloat16, or of E's maps: to the input, and to the weights where they are not frozen."""
+    """Of an output, or of E's maps: to the input, and to the weights where they are not frozen."""
     generator = torch.Generator().manual_seed(1)
     shape = (4, model.code_size) if network == "generator" else (4, *model.shape)
     values = torch.randn(*shape, generator=generator).to(model.blend.device).requires_grad_(into)
     weights = [each.requires_grad_(not frozen) for each in getattr(model, network).parameters()]
-    with torch.autocast(values.device.type, torch.bfloat16):
+    with exact_products(values.device):  # what bfloat16 rounds would hide a fault
         if maps:
             made = torch.cat([each.flatten(1) for each in model.features(values, raw=True)], dim=1)
         else:
@@ -93,7 +93,7 @@ def test_a_network_that_was_compiled_frozen_has_gradients_when_it_is_not(network
     for frozen, into in asked:
         both = (gradients(each, network, maps, frozen, into) for each in (plain, compiled))
         for one, other in zip(*both, strict=True):
-            assert float((one - other).norm()) <= 0.5 * float(one.norm()) + 1e-6, (frozen, into)
+            assert float((one - other).norm()) <= 0.01 * float(one.norm()) + 1e-6, (frozen, into)
 
 
 @pytest.mark.parametrize("flat", [False, True])

@@ -44,7 +44,7 @@ def test_replayed_steps_train_as_launched_ones(case: str) -> None:
         recorded |= set(replayed.graphs.recorded)
         assert one.terms.keys() == other.terms.keys()
         for name, value in one.terms.items():  # norms of gradients part first
-            near = pytest.approx(value, rel=0.5 if "gradient" in name else 0.05, abs=5e-3, nan_ok=True)
+            near = pytest.approx(value, rel=0.25 if "gradient" in name else 0.05, abs=5e-3, nan_ok=True)
             assert other.terms[name] == near, (one.step, name)
         rates = [float(group["lr"]) for group in replayed.updates.param_groups]
         assert rates == pytest.approx([RATE * one.rate] * len(rates), rel=1e-5)
