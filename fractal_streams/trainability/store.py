@@ -168,8 +168,9 @@ def open_folder(path: Path, facts: Facts) -> Folder:
     """
     if path.exists() and not path.is_dir():
         raise InvalidValueError(f"{path} is a file: give a folder")
-    if not (path / SIDECAR).exists():
-        if held := [name for name in ("tiles", "points", "zoom.json") if (path / name).exists()]:
+    held = [name for name in ("tiles", "points", "zoom.json") if (path / name).exists()]
+    if not (path / SIDECAR).exists():  # looked for last: another rank writes it before all else
+        if held:
             raise InvalidValueError(f"{path} holds {held[0]}, but no {SIDECAR} that says of what: give another folder")
         put(path / SIDECAR, lambda file: file.write(text_of(facts).encode()))
     there, asked = flat(read_facts(path)), flat(json.loads(text_of(facts)))

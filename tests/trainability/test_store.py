@@ -149,6 +149,25 @@ def test_another_scan_is_refused_with_what_differs(tmp_path: Path) -> None:
         open_folder(tmp_path, many)
 
 
+@pytest.mark.parametrize("looks", range(8))
+def test_ranks_that_begin_at_once_open_one_folder(looks: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another rank makes the folder, and its first tile, after this one looked so many times whether a file is there."""
+    exists, looked = Path.exists, 0
+
+    def other_comes_between(path: Path) -> bool:
+        nonlocal looked
+        found = exists(path)
+        looked += 1
+        if looked == looks:
+            Folder(tmp_path).save(PART, columns_of(2))
+            put(tmp_path / SIDECAR, lambda file: file.write(json.dumps(FACTS).encode()))
+        return found
+
+    monkeypatch.setattr(Path, "exists", other_comes_between)
+    assert same(open_folder(tmp_path, FACTS).load(PART), columns_of(2)) == (0 < looks <= looked)
+    assert read_facts(tmp_path) == FACTS and looked == 5
+
+
 def test_folders_that_hold_no_scan_are_refused(tmp_path: Path) -> None:
     with pytest.raises(InvalidValueError, match="holds no scan"):
         read_facts(tmp_path)
