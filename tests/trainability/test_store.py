@@ -151,7 +151,7 @@ def test_another_scan_is_refused_with_what_differs(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("looks", range(8))
 def test_ranks_that_begin_at_once_open_one_folder(looks: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Another rank makes the folder, and its first tile, after this one looked so many times whether a file is there."""
+    """Another rank makes the folder, and its first tile, after this one looked so many times for a file."""
     exists, looked = Path.exists, 0
 
     def other_comes_between(path: Path) -> bool:
