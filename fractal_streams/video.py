@@ -169,11 +169,12 @@ class Path:
         self.rows = [row for row, name in enumerate(plan.names) if name in names and continuous[row]]
         self.logarithmic = [plan.operation[row] == LOG_UNIFORM for row in self.rows]
         self.low, self.width, self.least, self.most = plan.numbers[self.rows].T[:, :, None]
-        self.keys = {
+        named = {
             end: [rng.key("sample", spec.still.stream_id, split, seed, plan.names[row] + end) for row in self.rows]
             for end in (".end", ".phase", ".direction")
         }
-        self.start_keys = [(int(high), int(low)) for high, low in plan.keys[self.rows]]
+        self.keys = {end: np.array(keys, np.uint32) for end, keys in named.items()}
+        self.start_keys = plan.keys[self.rows]
 
     def table(self, index: Int64, times: Int64) -> tuple[Int64, npt.NDArray[np.float32]]:
         """(B,) labels and the (P, B, K) table of K frames of each of B clips; times: (B, K)."""
@@ -211,22 +212,24 @@ class Path:
         return placed
 
 
-def _units(index: Int64, keys: list[tuple[int, int]]) -> list[Float64]:
-    """For each key, (B, 1) units in (0, 1), the same that a prior is drawn from."""
-    top = [rng.words(index, key)[0] >> np.uint32(4) for key in keys]
-    return [((word * np.uint32(2) + np.uint32(1)).astype(np.float64) * 2.0**-29)[:, None] for word in top]
+def _units(index: Int64, keys: npt.NDArray[np.uint32]) -> Float64:
+    """(K, B, 1) units in (0, 1), of each of (K, 2) keys, the same that a prior is drawn from."""
+    from fractal_streams.draw.numba_backend import words
+
+    top = words(index, keys)[:, 0] >> np.uint32(4)
+    return ((top * np.uint32(2) + np.uint32(1)).astype(np.float64) * 2.0**-29)[..., None]
 
 
-def directions(index: Int64, keys: list[tuple[int, int]]) -> list[Float64]:
-    """For each key, (B, 1) components of a unit vector, nearly uniform on the sphere.
+def directions(index: Int64, keys: npt.NDArray[np.uint32]) -> list[Float64]:
+    """For each of (K, 2) keys, (B, 1) components of a unit vector, nearly uniform on the sphere.
 
     A component is the sum of four words about its mean, close to normal, exact in integers and never
     0; so the vector has a length, and neither logarithm nor cosine is needed.
     """
-    parts = []
-    for key in keys:
-        total = np.sum([word.astype(np.int64) for word in rng.words(index, key)], axis=0)
-        parts.append((2 * total - 4 * (2**32 - 1) + 1).astype(np.float64)[:, None])
+    from fractal_streams.draw.numba_backend import words
+
+    total = words(index, keys).astype(np.int64).sum(axis=1)
+    parts = (2 * total - 4 * (2**32 - 1) + 1).astype(np.float64)[..., None]
     square = np.zeros((len(index), 1))
     for part in parts:  # one after another: NumPy's own sum adds in an order that depends on the batch
         square = square + part * part

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings, strategies as st
 
 from fractal_streams import rng
+from fractal_streams.draw import numba_backend
 from fractal_streams.draw.numba_backend import philox_words
 from fractal_streams.errors import IndexRangeError, InvalidValueError
 
@@ -38,7 +39,7 @@ def test_words_are_philox_of_the_halves_of_the_index(index: int, key: tuple[int,
     counter = (np.array([index & 0xFFFFFFFF], np.uint32), np.array([index >> 32], np.uint32), zero, zero)
     expected = [int(word[0]) for word in rng.philox(counter, key)]
     assert [int(word[0]) for word in rng.words(np.array([index]), key)] == expected
-    assert [int(word) for word in philox_words(index, *key)] == expected[:2]
+    assert [int(word) for word in philox_words(index, *key)] == expected
 
 
 def test_words_do_not_depend_on_the_batch() -> None:
@@ -47,6 +48,12 @@ def test_words_do_not_depend_on_the_batch() -> None:
     for place, index in enumerate(indices):
         alone = rng.words(indices[[place]], (7, 9))
         assert [int(word[place]) for word in together] == [int(word[0]) for word in alone], index
+
+
+def test_compiled_words_of_several_keys_are_those_of_each() -> None:
+    indices, keys = np.array([0, 1, 2**32 - 1, 2**32, 2**63 - 1]), np.array([[7, 9], [0, 2**32 - 1]], np.uint32)
+    assert np.array_equal(numba_backend.words(indices, keys), [rng.words(indices, (int(a), int(b))) for a, b in keys])
+    assert numba_backend.words(indices[:0], keys).shape == (2, 4, 0)
 
 
 def test_key_words_are_pinned() -> None:

@@ -160,7 +160,7 @@ def test_constant_speed_of_a_logarithmic_prior_counts_octaves() -> None:
 
 
 def test_directions_are_unit_vectors_without_a_preference() -> None:
-    keys = [(1, 2), (3, 4), (5, 6)]
+    keys = np.array([(1, 2), (3, 4), (5, 6)], np.uint32)
     parts = np.concatenate(directions(np.arange(20_000), keys), axis=1)
     assert np.abs((parts**2).sum(axis=1) - 1.0).max() < 1e-15
     assert np.abs(parts.mean(axis=0)).max() < 4.5 / np.sqrt(3 * 20_000)

@@ -32,8 +32,8 @@ def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 @compiled
-def philox_words(index: Any, k0: Any, k1: Any) -> tuple[Any, Any]:
-    """The first two words of an index, each a uint64 below 2**32."""
+def philox_words(index: Any, k0: Any, k1: Any) -> tuple[Any, Any, Any, Any]:
+    """The four words of an index, each a uint64 below 2**32."""
     unsigned = np.uint64(index)
     c0, c1, c2, c3 = unsigned & _LOW, unsigned >> _SHIFT, np.uint64(0), np.uint64(0)
     k0, k1 = np.uint64(k0), np.uint64(k1)
@@ -41,7 +41,15 @@ def philox_words(index: Any, k0: Any, k1: Any) -> tuple[Any, Any]:
         p0, p1 = c0 * _M0, c2 * _M1
         c0, c1, c2, c3 = (p1 >> _SHIFT) ^ c1 ^ k0, p1 & _LOW, (p0 >> _SHIFT) ^ c3 ^ k1, p0 & _LOW
         k0, k1 = (k0 + _W0) & _LOW, (k1 + _W1) & _LOW
-    return c0, c1
+    return c0, c1, c2, c3
+
+
+@compiled
+def _words(indices, keys, words):  # type: ignore[no-untyped-def]
+    for row in range(keys.shape[0]):
+        for i in range(indices.size):
+            c0, c1, c2, c3 = philox_words(indices[i], keys[row, 0], keys[row, 1])
+            words[row, 0, i], words[row, 1, i], words[row, 2, i], words[row, 3, i] = c0, c1, c2, c3
 
 
 @compiled
@@ -50,7 +58,7 @@ def _draw(indices, k0, k1, num_classes, balanced, operation, level, keys, number
         if balanced:
             labels[i] = indices[i] % num_classes
         else:
-            low, high = philox_words(indices[i], k0, k1)
+            low, high, _, _ = philox_words(indices[i], k0, k1)
             count = np.uint64(num_classes)
             labels[i] = np.int64((high * count + ((low * count) >> _SHIFT)) >> _SHIFT)
     for row in range(operation.size):
@@ -61,7 +69,7 @@ def _draw(indices, k0, k1, num_classes, balanced, operation, level, keys, number
             continue
         for i in range(indices.size):
             counter = labels[i] if level[row] == CLASS else indices[i]
-            word, _ = philox_words(counter, keys[row, 0], keys[row, 1])
+            word, _, _, _ = philox_words(counter, keys[row, 0], keys[row, 1])
             if kind in (INTEGER, CHOICE):
                 picked = (word * np.uint64(b)) >> _SHIFT
                 table[row, i] = choices[row, picked] if kind == CHOICE else np.float32(a + np.float64(picked))
@@ -75,6 +83,18 @@ def _draw(indices, k0, k1, num_classes, balanced, operation, level, keys, number
                     power = power * part + _TAYLOR[k]
                 real = math.ldexp(power, np.int32(whole))  # type: ignore[arg-type]
             table[row, i] = np.float32(min(max(real, least), most))
+
+
+def words(indices: rng.Int64, keys: npt.NDArray[np.uint32]) -> npt.NDArray[np.uint32]:
+    """(K, 4, B) words, each key's as `fractal_streams.rng.words` gives them.
+
+    Args:
+        indices: (B,) int64, not negative.
+        keys: (K, 2).
+    """
+    made = np.empty((len(keys), 4, len(indices)), np.uint32)
+    _words(indices, keys, made)
+    return made
 
 
 def draw(plan: Plan, indices: rng.Int64) -> tuple[rng.Int64, npt.NDArray[np.float32]]:
