@@ -59,7 +59,7 @@ class ALAE(nn.Module):
         size: of `SIZES`, or one's own. shape: (3, N, N) of pictures; (n,) of points, of the MLP variant alone.
         prior_size: width of z; the size's code size without it. flat: the MLP variant.
         activation: of D, "lrelu" or "none". first_level: see `Generator`; None is the last, and nothing grows.
-        rate: of the projector's layers, a share of the others'. dense: see `Encoder`; not of the MLP variant.
+        rate: of the projector's layers, a share of the others'. dense: see `Encoder` and `Generator`; not of MLPs.
 
     Attributes:
         level, blend: how far it has grown, see `grow`. mean_code: (code_size,) running mean of F's codes.
@@ -94,7 +94,7 @@ class ALAE(nn.Module):
         self.generator: nn.Module
         self.encoder: nn.Module
         if flat and dense:
-            raise InvalidValueError("the MLP variant has no maps that could be read place by place: leave out dense")
+            raise InvalidValueError("the MLP variant has no maps to read and write place by place: leave out dense")
         if flat:
             self.generator = FlatGenerator(size.code_size, size.wide, MLP_DEPTH, self.shape)
             self.encoder = FlatEncoder(size.code_size, size.wide, MLP_DEPTH, self.shape)
@@ -108,7 +108,7 @@ class ALAE(nn.Module):
             if not 1 <= self.first_level <= self.last_level:
                 raise InvalidValueError(f"first_level must lie in [1, {self.last_level}], got {first_level}")
             parts = (size.code_size, levels, size.narrow, size.wide, self.first_level)
-            self.generator, self.encoder = Generator(*parts), Encoder(*parts, dense=dense)
+            self.generator, self.encoder = Generator(*parts, dense=dense), Encoder(*parts, dense=dense)
         self.flat, self.level, self.blending = flat, self.last_level, False
         self.register_buffer("mean_code", torch.zeros(size.code_size))
         self.register_buffer("blend", torch.ones(()), persistent=False)

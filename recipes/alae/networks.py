@@ -44,7 +44,7 @@ RGB_GAIN = 0.03
 LEAST = 4
 """Pixels of a side of G's first block and of E's last."""
 PLACES, TOLD = 16, 8
-"""Of a dense E: places of a side that maps are read at, at most, and channels that are read of each."""
+"""Where networks are dense: places of a side that maps are read or written at, at most, and channels of each."""
 
 
 class Projector(nn.Module):
@@ -91,21 +91,48 @@ class Discriminator(nn.Module):
             return values.squeeze(1)
 
 
-class GeneratorBlock(nn.Module):
-    """Maps of one size to maps of twice that, or of the same in the first block, with two styles."""
+class Written(nn.Module):
+    """What a code says of maps place by place: (B, code_size) to (B, C, N, N), linear.
 
-    def __init__(self, inputs: int, outputs: int, code_size: int, *, first: bool) -> None:
+    Args:
+        outputs: C, mixed of so many maps or of `TOLD`. edge: N; of more than `PLACES`, as many stand for them.
+    """
+
+    def __init__(self, code_size: int, outputs: int, edge: int) -> None:
+        super().__init__()
+        self.edge, self.places, self.told = edge, min(edge, PLACES), min(outputs, TOLD)
+        self.layer = EqualisedLinear(code_size, self.told * self.places**2, gain=1.0)
+        self.mix = EqualisedConv(self.told, outputs, 1, gain=1.0)
+
+    def forward(self, code: Tensor) -> Tensor:
+        maps: Tensor = self.mix(self.layer(code).unflatten(1, (self.told, self.places, self.places)))
+        while maps.shape[-1] < self.edge:
+            maps = doubled(maps)
+        return maps
+
+
+class GeneratorBlock(nn.Module):
+    """Maps of one size to maps of twice that, or of the same in the first block, with two styles.
+
+    Args:
+        edge: side of the larger maps, where the first style is written into them place by place too; else None.
+    """
+
+    def __init__(self, inputs: int, outputs: int, code_size: int, *, first: bool, edge: int | None = None) -> None:
         super().__init__()
         self.grow = None if first else EqualisedConv(inputs, outputs, 3)
         self.conv = EqualisedConv(outputs, outputs, 3)
         self.noises = nn.ModuleList(Noise(outputs) for _ in range(2))
         self.biases = nn.ModuleList(Bias(outputs) for _ in range(2))
         self.styles = nn.ModuleList(Style(code_size, outputs) for _ in range(2))
+        self.written = Written(code_size, outputs, edge) if edge else None
 
     def forward(self, maps: Tensor, styles: Tensor, noise: bool) -> Tensor:
         """(B, C, H, W) maps under (B, 2, code_size) styles."""
         if self.grow is not None:
             maps = blurred(self.grow(doubled(maps)))
+        if self.written is not None:
+            maps = maps + self.written(styles[:, 0]).to(maps.dtype)
         maps = self.styled(0, maps, styles[:, 0], noise)
         return self.styled(1, self.conv(maps), styles[:, 1], noise)
 
@@ -123,17 +150,23 @@ class Generator(nn.Module):
     Args:
         levels: blocks; N is 4 * 2^(levels - 1). narrow, wide: channels of the finest maps, and the most.
         first_level: the level of the smallest pictures that are asked for: levels - 1 if G does not grow.
+        dense: codes are written into the maps of each block place by place too: styles say how much there is of what,
+            and not where. Not in the paper.
     """
 
-    def __init__(self, code_size: int, levels: int, narrow: int, wide: int, first_level: int) -> None:
+    def __init__(
+        self, code_size: int, levels: int, narrow: int, wide: int, first_level: int, *, dense: bool = False
+    ) -> None:
         super().__init__()
         channels = [min(wide, narrow * 2 ** (levels - 1 - level)) for level in range(levels)]
         # ones, as published, have no deviation: the first normalisation would multiply gradients by 10,000, and
         # bfloat16 can't tell a step from them
         self.begin = nn.Parameter(torch.randn(channels[0], LEAST, LEAST))
         self.blocks = nn.ModuleList(
-            GeneratorBlock(channels[max(level - 1, 0)], channels[level], code_size, first=level == 0)
-            for level in range(levels)
+            GeneratorBlock(
+                channels[max(level - 1, 0)], own, code_size, first=level == 0, edge=LEAST << level if dense else None
+            )
+            for level, own in enumerate(channels)
         )
         self.colours = nn.ModuleDict(
             {str(level): Colours(channels[level]) for level in range(first_level, levels)}

@@ -63,7 +63,7 @@ class ALAESettings(LoopSettings, SourceSettings, GuardSettings):
     checkpoint_every: int = option(2500, "Steps from one checkpoint to the next.", low=1, changes_nothing=True)
     size: str = option("s-64", "Of the networks; mlp sees no neighbours among pixels.", choices=tuple(SIZES))
     activation: str = option("lrelu", "Of the discriminator; none is the published one.", choices=("lrelu", "none"))
-    dense: bool = option(False, "The encoder reads place by place too, not statistics alone.")
+    dense: bool = option(False, "Maps are read and written place by place too, not by statistics alone.")
     prior: str = option("gaussian", "What z is drawn from.", choices=tuple(PRIORS))
     slots: tuple[str, ...] = option((), "Terms beside the three updates, NAME or NAME=WEIGHT, with commas between.")
     lr: float = option(1.5e-3, "Rate of Adam, on equalised layers.", low=0.0)

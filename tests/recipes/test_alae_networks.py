@@ -12,7 +12,7 @@ pytest.importorskip("accelerate")
 
 from fractal_streams.recipes.alae.layers import Noise, doubled, halved, normalised, statistics
 from fractal_streams.recipes.alae.model import ALAE, NETWORKS, SIZES, Size
-from fractal_streams.recipes.alae.networks import Discriminator, Places, levels_of
+from fractal_streams.recipes.alae.networks import Discriminator, Places, Written, levels_of
 from small_alae import model_of
 from torch import Tensor, nn
 
@@ -62,6 +62,10 @@ def test_numbers_of_weights(name: str) -> None:
         unit = 0.1 if reported > 1.0 else 0.01
         assert abs(expected[part] / 1e6 - reported) < 0.75 * unit, part
     assert numbers(model) == sum(expected.values())
+
+
+def dense_only(name: str) -> bool:
+    return ".places." in name or ".written." in name
 
 
 def spread_noise(model: ALAE) -> None:
@@ -190,11 +194,11 @@ def test_the_finest_block_counts_in_the_code_as_much_as_it_is_blended_in() -> No
 def test_a_dense_encoder_also_reads_the_picture_and_its_maps_place_by_place() -> None:
     """The rest of the code is that of the statistics; the weights are as many more as these layers have."""
     model, plain = (model_of(16, first_level=1, dense=dense) for dense in (True, False))
-    plain.load_state_dict({name: weight for name, weight in model.state_dict().items() if ".places." not in name})
+    plain.load_state_dict({name: weight for name, weight in model.state_dict().items() if not dense_only(name)})
     encoder = model.encoder
     read = [block.places for block in encoder.blocks]  # of 2, 4 and 8 places a side, of 8 channels each
     assert plain.encoder.places is None and [each.edge for each in (*read, encoder.places)] == [2, 4, 8, 16]
-    assert numbers(model) - numbers(plain) == 8 * (8 * (4 + 16 + 64) + 3 * 256) + 4 * 8
+    assert numbers(model.encoder) - numbers(plain.encoder) == 8 * (8 * (4 + 16 + 64) + 3 * 256) + 4 * 8
     images = torch.randn(3, 3, 16, 16)
     for level, blend in ((1, 1.0), (2, 0.5), (2, 0.0), (2, 1.0)):
         for each in (model, plain):
@@ -209,6 +213,37 @@ def test_a_dense_encoder_also_reads_the_picture_and_its_maps_place_by_place() ->
         own = plain.encode(pictures) + sum(told) + encoder.places(seen)
         torch.testing.assert_close(model.encode(pictures), own)
         assert not torch.allclose(model.encode(pictures), plain.encode(pictures), atol=0.1)
+
+
+@torch.no_grad()
+def test_a_dense_generator_also_writes_its_codes_into_maps_place_by_place() -> None:
+    """Behind each block's growth, by its first style: the plain generator with maps that are moved by so much."""
+    model, plain = (shaken(model_of(16, dense=dense)).generator for dense in (True, False))
+    plain.load_state_dict({name: weight for name, weight in model.state_dict().items() if not dense_only(name)})
+    writers = [block.written for block in model.blocks]  # of 4, 8 and 16 places a side
+    assert [(each.edge, each.places, each.told) for each in writers] == [(4, 4, 8), (8, 8, 8), (16, 16, 4)]
+    channels = [len(block.conv.weight) for block in plain.blocks]
+    layers = sum(linear(8, each.told * each.places**2) for each in writers)
+    mixtures = sum(each.told * own for each, own in zip(writers, channels, strict=True))
+    assert numbers(model) - numbers(plain) == layers + mixtures
+    styles = torch.randn(3, 6, 8)
+    assert not torch.allclose(model(styles, 2, None, False), plain(styles, 2, None, False), atol=0.1)
+    for number, block in enumerate(plain.blocks):  # biases are added where codes are written
+        block.biases[0].forward = lambda maps, own=block.biases[0].bias, number=number: (
+            maps + own.view(-1, 1, 1) + writers[number](styles[:, 2 * number])
+        )
+    torch.testing.assert_close(model(styles, 2, None, False), plain(styles, 2, None, False))
+
+
+@torch.no_grad()
+def test_a_code_is_written_where_its_weights_say() -> None:
+    """A code's slope to a place is that place's own weights; 16 places a side stand for more of them."""
+    written = Written(5, 20, 32)
+    assert (written.places, written.told, written(torch.zeros(1, 5)).abs().max()) == (16, 8, 0.0)
+    weights = (written.layer.weight[:, 2] * written.layer.scale).view(8, 16, 16)
+    mixed = torch.einsum("ct,thw->chw", written.mix.weight[:, :, 0, 0] * written.mix.scale, weights)
+    made = written(torch.eye(5)[2:3])[0]
+    torch.testing.assert_close(made, mixed.repeat_interleave(2, 1).repeat_interleave(2, 2))
 
 
 @torch.no_grad()
