@@ -41,8 +41,8 @@ def random_weights(model: ALAE) -> ALAE:
 def test_a_compiled_penalty_has_the_value_and_the_slopes_of_the_penalty(
     device: str, edge: int, blends: tuple[float, ...]
 ) -> None:
-    """Also of other pictures and weights than it was traced with, and in the middle of a blend."""
-    model = random_weights(model_of(edge, first_level=1)).to(device)
+    """Also of other pictures and weights than it was traced with, in the middle of a blend, and of a dense network."""
+    model = random_weights(model_of(edge, first_level=1, dense=edge == 16)).to(device)
     judge, compiled = Judge(model), CompiledPenalty(model, 3.0, "aot_eager" if device == "cpu" else "inductor")
     weights = list(judge.parameters())
     for blend in (*blends, *blends):
@@ -85,8 +85,8 @@ def gradients(model: ALAE, network: str, maps: bool, frozen: bool, into: bool) -
 def test_a_network_that_was_compiled_frozen_has_gradients_when_it_is_not(network: str, maps: bool, device: str) -> None:
     """torch 2.11 with Python 3.12 took one for the other, before networks were told which they are."""
     asked: list[tuple[bool, bool]] = [(True, True), (False, True), (False, False), (True, True)]
-    plain = random_weights(model_of(16, size=SIZES["tiny"])).to(device)
-    compiled = model_of(16, size=SIZES["tiny"]).to(device)
+    plain = random_weights(model_of(16, size=SIZES["tiny"], dense=True)).to(device)
+    compiled = model_of(16, size=SIZES["tiny"], dense=True).to(device)
     compiled.load_state_dict(plain.state_dict())
     form: dict[str, Any] = {} if device == "cuda" else {"backend": "aot_eager"}
     getattr(compiled, network).compile(dynamic=False, **form)
