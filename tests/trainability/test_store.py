@@ -165,7 +165,7 @@ def test_ranks_that_begin_at_once_open_one_folder(looks: int, tmp_path: Path, mo
 
     monkeypatch.setattr(Path, "exists", other_comes_between)
     assert same(open_folder(tmp_path, FACTS).load(PART), columns_of(2)) == (0 < looks <= looked)
-    assert read_facts(tmp_path) == FACTS and looked == 5
+    assert read_facts(tmp_path) == FACTS and looked >= 5
 
 
 def test_folders_that_hold_no_scan_are_refused(tmp_path: Path) -> None:
