@@ -39,7 +39,7 @@ def test_words_are_philox_of_the_halves_of_the_index(index: int, key: tuple[int,
     counter = (np.array([index & 0xFFFFFFFF], np.uint32), np.array([index >> 32], np.uint32), zero, zero)
     expected = [int(word[0]) for word in rng.philox(counter, key)]
     assert [int(word[0]) for word in rng.words(np.array([index]), key)] == expected
-    assert [int(word) for word in philox_words(index, *key)] == expected
+    assert [int(word) for word in philox_words(index, *key)] == expected[:2]
 
 
 def test_words_do_not_depend_on_the_batch() -> None:

@@ -32,7 +32,7 @@ def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 @compiled
-def philox_words(index: Any, k0: Any, k1: Any) -> tuple[Any, Any, Any, Any]:
+def philox(index: Any, k0: Any, k1: Any) -> tuple[Any, Any, Any, Any]:
     """The four words of an index, each a uint64 below 2**32."""
     unsigned = np.uint64(index)
     c0, c1, c2, c3 = unsigned & _LOW, unsigned >> _SHIFT, np.uint64(0), np.uint64(0)
@@ -45,10 +45,17 @@ def philox_words(index: Any, k0: Any, k1: Any) -> tuple[Any, Any, Any, Any]:
 
 
 @compiled
+def philox_words(index: Any, k0: Any, k1: Any) -> tuple[Any, Any]:
+    """The first two of them."""
+    c0, c1, _, _ = philox(index, k0, k1)
+    return c0, c1
+
+
+@compiled
 def _words(indices, keys, words):  # type: ignore[no-untyped-def]
     for row in range(keys.shape[0]):
         for i in range(indices.size):
-            c0, c1, c2, c3 = philox_words(indices[i], keys[row, 0], keys[row, 1])
+            c0, c1, c2, c3 = philox(indices[i], keys[row, 0], keys[row, 1])
             words[row, 0, i], words[row, 1, i], words[row, 2, i], words[row, 3, i] = c0, c1, c2, c3
 
 
@@ -58,7 +65,7 @@ def _draw(indices, k0, k1, num_classes, balanced, operation, level, keys, number
         if balanced:
             labels[i] = indices[i] % num_classes
         else:
-            low, high, _, _ = philox_words(indices[i], k0, k1)
+            low, high = philox_words(indices[i], k0, k1)
             count = np.uint64(num_classes)
             labels[i] = np.int64((high * count + ((low * count) >> _SHIFT)) >> _SHIFT)
     for row in range(operation.size):
@@ -69,7 +76,7 @@ def _draw(indices, k0, k1, num_classes, balanced, operation, level, keys, number
             continue
         for i in range(indices.size):
             counter = labels[i] if level[row] == CLASS else indices[i]
-            word, _, _, _ = philox_words(counter, keys[row, 0], keys[row, 1])
+            word, _ = philox_words(counter, keys[row, 0], keys[row, 1])
             if kind in (INTEGER, CHOICE):
                 picked = (word * np.uint64(b)) >> _SHIFT
                 table[row, i] = choices[row, picked] if kind == CHOICE else np.float32(a + np.float64(picked))
