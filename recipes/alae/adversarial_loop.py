@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ try:
     import torch._dynamo.config as dynamo
     import torch._functorch.config as functorch
     from fractal_streams.recipes.data import on_device
-    from fractal_streams.recipes.loop import Loop, LoopSettings, seeded
+    from fractal_streams.recipes.loop import Loop, LoopSettings, Record, Window, seeded
     from fractal_streams.recipes.timing import Clock
     from torch import Tensor, nn
 except ImportError as error:
@@ -48,7 +49,7 @@ class AdversarialLoop(Loop):
     Args:
         updates: of the step. growth: None trains at full size from the beginning.
         cuda_graphs: see `StepGraphs`; not on a CPU, and not on several ranks, which launch each kernel.
-        frames: pictures of a sample, by which growth and slots count.
+        frames: pictures of a sample, by which growth and slots count, and pictures of a second.
 
     Raises:
         InvalidValueError: settings that a step of several updates has not.
@@ -73,7 +74,8 @@ class AdversarialLoop(Loop):
             )
         if str(updates.accelerator.mixed_precision) == "fp16":
             raise InvalidValueError("precision='fp16' underflows in the penalty on gradients: use 'bf16' or 'no'")
-        self.updates, self.growth, self.pictures = updates, growth, settings.batch_size * frames
+        self.updates, self.growth, self.frames = updates, growth, frames
+        self.pictures = settings.batch_size * frames
         alone = updates.accelerator.device.type == "cuda" and updates.accelerator.num_processes == 1
         self.graphs = StepGraphs(updates) if cuda_graphs and alone else None
         super().__init__(
@@ -114,6 +116,10 @@ class AdversarialLoop(Loop):
         self.step += 1
         self.interrupted = False
         return [told]
+
+    def _record(self, window: Window, clock: Clock) -> Record:
+        record = super()._record(window, clock)
+        return replace(record, images_per_second=record.images_per_second * self.frames)
 
     def forget_graphs(self) -> None:
         """What was recorded reads tensors that an optimizer no longer has."""

@@ -182,9 +182,18 @@ class ALAE(nn.Module):
         if self.flat:
             raise InvalidValueError("the MLP variant has no feature maps: leave out what compares patches")
         maps: list[Tensor] = self.encoder(
-            pictures, self.level, self.blended, learns=learns(self.encoder), maps=not raw
+            pictures, self.level, self.blended, learns=learns(self.encoder), give="raw" if raw else "maps"
         )  # fmt: skip
         return maps
+
+    def looked(self, pictures: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """Of one look: what `encode` gives, and raw `features` without a gradient; none of the MLP variant."""
+        if self.flat:
+            return self.encode(pictures), []
+        both: tuple[Tensor, list[Tensor]] = self.encoder(
+            pictures, self.level, self.blended, learns=learns(self.encoder), give="both"
+        )  # fmt: skip
+        return both
 
     def score(self, codes: Tensor) -> Tensor:
         """D: (B, code_size) codes to (B,) logits, above 0 of what seems real."""

@@ -277,16 +277,19 @@ class Encoder(nn.Module):
         self.eyes = nn.ModuleDict({str(level): Eye(channels[level]) for level in range(first_level, levels)})
 
     def forward(
-        self, pictures: Tensor, level: int, blend: Tensor | None, *, learns: bool = True, maps: bool | None = None
-    ) -> Tensor | list[Tensor]:
+        self, pictures: Tensor, level: int, blend: Tensor | None, *, learns: bool = True, give: str = "codes"
+    ) -> Tensor | list[Tensor] | tuple[Tensor, list[Tensor]]:
         """The codes.
 
         Args:
-            maps: give these instead: True, as they are when each channel is normalised; False, as they were before.
+            give: "maps" for these instead, as they are when each channel is normalised; "raw", as they were before;
+                "both" for codes and raw maps, these without a gradient.
         """
         check_learning(learns, self.eyes[str(level)].conv.weight)  # type: ignore[union-attr,arg-type]
-        codes, seen = self.looked(pictures, level, blend, raw=maps is False)
-        return codes if maps is None else seen
+        codes, seen = self.looked(pictures, level, blend, raw=give in ("raw", "both"))
+        if give == "both":
+            return codes, [maps.detach() for maps in seen]
+        return codes if give == "codes" else seen
 
     def looked(
         self, pictures: Tensor, level: int, blend: Tensor | None = None, *, raw: bool = False

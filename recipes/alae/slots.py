@@ -56,9 +56,14 @@ class Pass:
         return self.model.encode(self.fakes)
 
     @cached_property
+    def sight(self) -> tuple[Tensor, list[Tensor]]:
+        """E(x), and E's raw maps of x without a gradient, of one look."""
+        return self.model.looked(self.images)
+
+    @cached_property
     def real_codes(self) -> Tensor:
         """E(x), (B, code_size)."""
-        return self.model.encode(self.images)
+        return self.sight[0]
 
     @cached_property
     def reconstructions(self) -> Tensor:

@@ -168,11 +168,9 @@ def perceptual() -> Slot:
     """x and G(E(x)) as E sees them, colours too, E's weights held still: it moves as the coder, not as the judge."""
 
     def term(held: Pass) -> Tensor:
-        with torch.no_grad():
-            real = held.model.features(held.images, raw=True)
         remade = held.reconstructions
         with frozen(held.model.encoder):
-            return perceptual_distance(held.model.features(remade, raw=True), real)
+            return perceptual_distance(held.model.features(remade, raw=True), held.sight[1])
 
     return Slot(name="perceptual", term=term, moves=AUTOENCODER, weight=2.0)
 

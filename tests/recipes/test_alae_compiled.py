@@ -62,15 +62,19 @@ def test_a_compiled_penalty_has_the_value_and_the_slopes_of_the_penalty(
     assert len(compiled.compiled) == len(blends)
 
 
-def gradients(model: ALAE, network: str, maps: bool, frozen: bool, into: bool) -> list[Tensor]:
+def gradients(model: ALAE, network: str, give: str, frozen: bool, into: bool) -> list[Tensor]:
     """Of an output, or of E's maps: to the input, and to the weights where they are not frozen."""
     generator = torch.Generator().manual_seed(1)
     shape = (4, model.code_size) if network == "generator" else (4, *model.shape)
     values = torch.randn(*shape, generator=generator).to(model.blend.device).requires_grad_(into)
     weights = [each.requires_grad_(not frozen) for each in getattr(model, network).parameters()]
     with exact_products(values.device):  # what bfloat16 rounds would hide a fault
-        if maps:
+        if give == "maps":
             made = torch.cat([each.flatten(1) for each in model.features(values, raw=True)], dim=1)
+        elif give == "both":
+            codes, maps = model.looked(values)
+            assert not any(each.requires_grad for each in maps)
+            made = torch.cat([each.flatten(1) for each in (codes, *maps)], dim=1)
         else:
             made = model.decode(values, noise=False) if network == "generator" else model.encode(values)
     across = torch.randn(made.shape, generator=generator).to(made.device)
@@ -81,8 +85,10 @@ def gradients(model: ALAE, network: str, maps: bool, frozen: bool, into: bool) -
 
 @pytest.mark.filterwarnings("ignore:The .grad attribute")  # torch looks at it, and hides the warning
 @pytest.mark.parametrize("device", [pytest.param("cpu", marks=pytest.mark.slow), GPU])
-@pytest.mark.parametrize("network, maps", [("generator", False), ("encoder", False), ("encoder", True)])
-def test_a_network_that_was_compiled_frozen_has_gradients_when_it_is_not(network: str, maps: bool, device: str) -> None:
+@pytest.mark.parametrize(
+    "network, give", [("generator", "codes"), ("encoder", "codes"), ("encoder", "maps"), ("encoder", "both")]
+)
+def test_a_network_that_was_compiled_frozen_has_gradients_when_it_is_not(network: str, give: str, device: str) -> None:
     """torch 2.11 with Python 3.12 took one for the other, before networks were told which they are."""
     asked: list[tuple[bool, bool]] = [(True, True), (False, True), (False, False), (True, True)]
     plain = random_weights(model_of(16, size=SIZES["tiny"], dense=True)).to(device)
@@ -91,7 +97,7 @@ def test_a_network_that_was_compiled_frozen_has_gradients_when_it_is_not(network
     form: dict[str, Any] = {} if device == "cuda" else {"backend": "aot_eager"}
     getattr(compiled, network).compile(dynamic=False, **form)
     for frozen, into in asked:
-        both = (gradients(each, network, maps, frozen, into) for each in (plain, compiled))
+        both = (gradients(each, network, give, frozen, into) for each in (plain, compiled))
         for one, other in zip(*both, strict=True):
             assert float((one - other).norm()) <= 0.01 * float(one.norm()) + 1e-6, (frozen, into)
 

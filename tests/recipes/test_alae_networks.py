@@ -190,6 +190,16 @@ def test_the_finest_block_counts_in_the_code_as_much_as_it_is_blended_in() -> No
             torch.testing.assert_close(normalised(own, statistics(own)), maps)
 
 
+@pytest.mark.parametrize("dense", [False, True])
+def test_one_look_gives_codes_with_a_gradient_and_maps_without(dense: bool) -> None:
+    model = shaken(model_of(16, dense=dense))
+    pictures = torch.randn(3, 3, 16, 16)
+    codes, maps = model.looked(pictures)
+    torch.testing.assert_close(codes, model.encode(pictures))
+    torch.testing.assert_close(maps, [each.detach() for each in model.features(pictures, raw=True)])
+    assert codes.requires_grad and not any(each.requires_grad for each in maps)
+
+
 @torch.no_grad()
 def test_a_dense_encoder_also_reads_the_picture_and_its_maps_place_by_place() -> None:
     """The rest of the code is that of the statistics; the weights are as many more as these layers have."""
