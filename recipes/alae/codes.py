@@ -143,6 +143,29 @@ SHALLOW: dict[str, Features] = {
 """Features that nobody trained: 31 of 64 pixels' frequencies, 64 colours, 448 means and deviations of random maps."""
 
 
+def dimensions(codes: Tensor) -> float:
+    """How many directions codes lie in: (sum of l)^2 / (sum of l^2), l the eigenvalues of their covariance; 1 to d.
+
+    The participation ratio: d of codes that spread evenly, 1 of codes on a line, and k where k directions have all
+    of it. Relative reciprocity tells nothing of it: codes on a line are found again as well.
+
+    Args:
+        codes: (N, d), N at least 2.
+
+    Raises:
+        InvalidValueError: fewer codes, or equal ones.
+
+    Example:
+        >>> round(dimensions(torch.tensor([[1.0, 0.0, 5.0], [-1.0, 0.0, 5.0], [0.0, 1.0, 5.0], [0.0, -1.0, 5.0]])), 6)
+        2.0
+    """
+    spread = codes.double() - codes.double().mean(0)
+    covariance = spread.T @ spread
+    if len(codes) < 2 or not float(covariance.trace()) > 0.0:
+        raise InvalidValueError("codes need to differ to lie in some direction: give at least 2 that are not equal")
+    return float(covariance.trace() ** 2 / covariance.square().sum())
+
+
 def relative_reciprocity(codes: Tensor, again: Tensor) -> float:
     """mean |w - E(G(w))|^2 / the sum over dimensions of w's variance: 0 is perfect, from 1 on nothing comes back.
 

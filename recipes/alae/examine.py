@@ -188,12 +188,14 @@ def made_by(model: Model, known: Look, test: Look, prior: Prior | None, batch_si
 def take_codes(
     findings: Findings, model: Model, made: Made, test: Tensor, networks: Mapping[str, Features | None]
 ) -> None:
-    """The ratio, reciprocity, deviations of codes and of made pictures, and the length of paths."""
+    """The ratio, reciprocity, deviations and directions of codes, deviation of made pictures, the length of paths."""
     reals = float(batch_deviation(test))
     findings.take("ratio", lambda: {"ratio": reconstruction.matched_ratio(test, made.reconstructions)})
     findings.take("reciprocity", lambda: {"reciprocity": codes_of.relative_reciprocity(made.codes, made.again)})
     findings.figures["code_deviation"] = float(made.codes.double().var(0).mean().sqrt())
     findings.figures["real_code_deviation"] = float(made.real_codes.double().var(0).mean().sqrt())
+    findings.take("code_dimensions", lambda: {"code_dimensions": codes_of.dimensions(made.codes)})
+    findings.take("real_code_dimensions", lambda: {"real_code_dimensions": codes_of.dimensions(made.real_codes)})
     findings.figures["fake_deviation"] = float(batch_deviation(made.fakes)) / reals if reals else 1.0
     count = min(PATHS, len(made.codes) // 2)
     starts, ends, places = made.codes[:count], made.codes[count : 2 * count], torch.rand(count, device=test.device)

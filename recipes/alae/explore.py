@@ -266,7 +266,8 @@ def speeds(model: ALAE, clips: Tensor, latents: Mapping[str, Tensor], path: Path
     code, true = (code_speeds(codes) / spread).cpu(), true_speeds(latents).cpu()
     figure = Figure(figsize=(10.4, 4.4), layout="constrained")
     left, right = figure.subplots(1, 2, width_ratios=(1.35, 1.0))
-    left.scatter(true.flatten(), code.flatten(), s=8, color="C0", alpha=0.3, linewidths=0, label="a step")
+    if true.shape[1] > 1:  # else a clip's mean is its step
+        left.scatter(true.flatten(), code.flatten(), s=8, color="C0", alpha=0.3, linewidths=0, label="a step")
     left.scatter(true.mean(1), code.mean(1), s=22, color="C3", edgecolors="w", linewidths=0.5, label="a clip's mean")
     left.set(
         xlabel="true speed of all parameters, deviations a frame", ylabel="speed in w, deviations a frame",
@@ -279,6 +280,7 @@ def speeds(model: ALAE, clips: Tensor, latents: Mapping[str, Tensor], path: Path
     right.barh([name for _, name in bars], [value for value, _ in bars], 0.6, color="C0")
     for row, (value, _) in enumerate(bars):
         right.text(max(value, 0.0) + 0.02, row, f"{value:.2f}", va="center", fontsize=8)
+    right.tick_params(axis="y", labelsize=10 if len(bars) <= 16 else 7)
     right.axvline(0.0, color="0.4", linewidth=0.8)
     right.set(xlabel="r of the speed in w", xlim=(min([-0.02, *(value - 0.04 for value, _ in bars)]), 1.1))
     right.set_title("one parameter at a time", fontsize=11)

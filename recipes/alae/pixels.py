@@ -175,15 +175,40 @@ def perceptual_distance(first: Sequence[Tensor], second: Sequence[Tensor]) -> Te
     Args:
         first, second: lists of (B, C, H, W) feature maps of a network, of the same shapes.
     """
+    check_features(first, second)
+    apart = []
+    for one, other in zip(first, second, strict=True):
+        apart.append((directions(one, dim=1) - directions(other, dim=1)).square().sum(dim=1).mean())
+    return torch.stack(apart).mean()
+
+
+@full_precision
+def feature_distance(first: Sequence[Tensor], second: Sequence[Tensor]) -> Tensor:
+    """The mean over maps of the sum of |f - g| over that of |f| + |g|: how far features are apart, and their strength.
+
+    A discriminator's features in place of pixels (arXiv:1512.09300, section 3.2), with a Laplace distribution in place
+    of the normal one, as wide as each map's features are large: 0 to 1, whatever the network's scale. The denominator
+    has no gradient.
+
+    Args:
+        first, second: lists of (B, C, H, W) feature maps of a network, of the same shapes.
+    """
+    check_features(first, second)
+    apart = []
+    for one, other in zip(first, second, strict=True):
+        strength = (one.abs() + other.abs()).mean().detach()
+        apart.append((one - other).abs().mean() / strength.clamp(min=TINY))
+    return torch.stack(apart).mean()
+
+
+def check_features(first: Sequence[Tensor], second: Sequence[Tensor]) -> None:
+    """An `InvalidValueError` unless they are as many maps, of the same shapes, and at least one."""
     if not first or len(first) != len(second):
         raise InvalidValueError(
             f"features must be as many maps of both, at least 1, got {len(first)} and {len(second)}"
         )
-    apart = []
     for one, other in zip(first, second, strict=True):
         check_pictures(one, other, dims=4)
-        apart.append((directions(one, dim=1) - directions(other, dim=1)).square().sum(dim=1).mean())
-    return torch.stack(apart).mean()
 
 
 def check_pictures(first: Tensor, second: Tensor, dims: int | None = None) -> None:

@@ -20,6 +20,7 @@ from fractal_streams.recipes.alae.model import ALAE
 from fractal_streams.recipes.alae.penalties import gradient_penalty, hessian_penalty
 from fractal_streams.recipes.alae.pixels import (
     absolute_distance,
+    feature_distance,
     focal_frequency_distance,
     laplacian_distance,
     perceptual_distance,
@@ -165,14 +166,24 @@ def spectrum() -> Slot:
 
 
 def perceptual() -> Slot:
-    """x and G(E(x)) as E sees them, colours too, E's weights held still: it moves as the coder, not as the judge."""
+    """Directions of E's features of x and G(E(x)), colours too."""
+    return seen_alike("perceptual", perceptual_distance, 2.0)
+
+
+def feature_matching() -> Slot:
+    """E's features of x and G(E(x)), their strength too, by which pictures are as bright and contrasty."""
+    return seen_alike("feature_matching", feature_distance, PIXELS)
+
+
+def seen_alike(name: str, distance: Callable[[Sequence[Tensor], Sequence[Tensor]], Tensor], weight: float) -> Slot:
+    """x and G(E(x)) as E sees them, E's weights held still: it moves as the coder, not as the judge."""
 
     def term(held: Pass) -> Tensor:
         remade = held.reconstructions
         with frozen(held.model.encoder):
-            return perceptual_distance(held.model.features(remade, raw=True), held.sight[1])
+            return distance(held.model.features(remade, raw=True), held.sight[1])
 
-    return Slot(name="perceptual", term=term, moves=AUTOENCODER, weight=2.0)
+    return Slot(name=name, term=term, moves=AUTOENCODER, weight=weight)
 
 
 def hessian(directions: int = 2, step: float = 0.1, reduction: str = "mean") -> Slot:
@@ -246,6 +257,7 @@ TERMS: Mapping[str, Callable[..., Slot]] = {
     "focal_frequency": focal_frequency,
     "spectrum": spectrum,
     "perceptual": perceptual,
+    "feature_matching": feature_matching,
     "hessian": hessian,
     "patch_critic": patch_critic,
     "seed_cycle": seed_cycle,

@@ -13,6 +13,7 @@ from fractal_streams.recipes.alae.codes import (
     SHALLOW,
     colour_histogram,
     correlation,
+    dimensions,
     knowledge,
     nearest_accuracy,
     path_length,
@@ -103,6 +104,17 @@ def test_reciprocity_is_0_of_codes_that_come_back_and_1_of_their_mean() -> None:
         relative_reciprocity(codes[:1].expand(3, 6), codes[:3])
     with pytest.raises(InvalidValueError, match="of one shape"):
         relative_reciprocity(codes, codes[:3])
+
+
+@pytest.mark.parametrize("count", [1, 2, 5])
+def test_codes_lie_in_as_many_directions_as_they_spread_in(count: int) -> None:
+    turn = torch.linalg.qr(normal(8, 8).double()).Q
+    corners = torch.cat([torch.eye(8)[:count], -torch.eye(8)[:count]]).double()
+    assert dimensions(3.0 * corners @ turn + 7.0) == pytest.approx(count, rel=1e-9)
+    uneven = corners * torch.tensor([2.0, *[1.0] * 7], dtype=torch.float64)
+    assert dimensions(uneven) == pytest.approx((4 + count - 1) ** 2 / (16 + count - 1), rel=1e-9)
+    with pytest.raises(InvalidValueError, match="need to differ"):
+        dimensions(corners[:1].expand(4, 8))
 
 
 def test_a_path_of_a_linear_decoder_is_as_long_as_its_step() -> None:

@@ -96,6 +96,8 @@ def test_a_model_that_finds_each_picture_again_has_the_figures_of_one(perfect: E
     assert figures["ratio"] < 1e-9 and figures["reciprocity"] < 1e-9
     assert figures["fake_deviation"] == pytest.approx(1.0, abs=0.15)
     assert figures["code_deviation"] == pytest.approx(1.0, abs=0.15) == figures["real_code_deviation"]
+    for name in ("code_dimensions", "real_code_dimensions"):
+        assert 0.85 * CODES < figures[name] <= CODES
     assert figures["frechet_random_reconstructions"] < 1e-6 * figures["frechet_random_floor"] + 1e-6
     assert figures["frechet_random"] < 3 * figures["frechet_random_floor"]
     assert figures["swd_reconstructions"] < 1e-3 * figures["swd_floor"] and figures["spectrum_reconstructions"] < 1e-3

@@ -11,6 +11,7 @@ torch = pytest.importorskip("torch")
 from fractal_streams.recipes.alae.pixels import (
     absolute_distance,
     expanded,
+    feature_distance,
     focal_frequency_distance,
     from_pyramid,
     laplacian_distance,
@@ -39,7 +40,11 @@ def features(one: Tensor, other: Tensor) -> Tensor:
     return perceptual_distance([one], [other])
 
 
-PAIRED = [absolute_distance, laplacian_distance, focal_frequency_distance, features]
+def strong_features(one: Tensor, other: Tensor) -> Tensor:
+    return feature_distance([one], [other])
+
+
+PAIRED = [absolute_distance, laplacian_distance, focal_frequency_distance, features, strong_features]
 
 
 def test_l1_is_the_mean_difference() -> None:
@@ -155,6 +160,23 @@ def test_features_are_compared_by_direction_place_by_place() -> None:
     assert perceptual_distance([one, one], [other, one]).item() == pytest.approx(7.0 / 8.0, rel=1e-6)
     maps = drawn(2, 5, 4, 4)
     assert perceptual_distance([maps], [7.0 * maps]).item() < 1e-20
+
+
+def test_features_are_as_far_apart_as_they_differ_for_their_strength() -> None:
+    one, other = torch.ones(1, 1, 1, 2), torch.tensor([3.0, -1.0]).reshape(1, 1, 1, 2)
+    assert feature_distance([one], [other]).item() == pytest.approx(2.0 / 3.0)
+    assert feature_distance([7.0 * one], [7.0 * other]).item() == pytest.approx(
+        2.0 / 3.0
+    )  # of a network's scale, nothing
+    assert feature_distance([one, other], [other, other]).item() == pytest.approx(1.0 / 3.0)
+    maps = drawn(2, 5, 4, 4)
+    assert feature_distance([maps], [7.0 * maps]).item() == pytest.approx(6.0 / 8.0)  # unit vectors are equal here
+    assert feature_distance([maps], [-maps]).item() == pytest.approx(1.0)
+    held = maps.clone().requires_grad_()
+    (slope,) = torch.autograd.grad(feature_distance([held], [2.0 * maps]), held)
+    torch.testing.assert_close(slope, -maps.sign() / maps.numel() / (3.0 * maps.abs().mean()))
+    with pytest.raises(InvalidValueError, match="at least 1"):
+        feature_distance([], [])
 
 
 @pytest.mark.parametrize("distance", PAIRED)

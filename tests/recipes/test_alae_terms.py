@@ -232,7 +232,8 @@ def test_wrong_pairs_cost_more(batch) -> None:  # type: ignore[no-untyped-def]
         assert TERMS[name]().term(held).item() > right + 0.05, name
 
 
-def test_the_perceptual_term_sees_colours_and_even_pictures(batch) -> None:  # type: ignore[no-untyped-def]
+@pytest.mark.parametrize("term", ["perceptual", "feature_matching"])
+def test_terms_of_features_see_colours_and_even_pictures(term: str, batch) -> None:  # type: ignore[no-untyped-def]
     """E's normalised maps tell nothing of either: all channels of an even picture are 0 there but at its edges."""
     model = model_of()
     held = passed(model, batch, {})
@@ -240,7 +241,7 @@ def test_the_perceptual_term_sees_colours_and_even_pictures(batch) -> None:  # t
     held.__dict__["images"], found = red, {}
     for name, colours in (("same", red), ("green", red.roll(1, 1)), ("darker", red - 0.3)):
         held.__dict__["reconstructions"] = colours
-        found[name] = TERMS["perceptual"]().term(held).item()
+        found[name] = TERMS[term]().term(held).item()
     assert found["same"] < 1e-6 < 0.01 < found["darker"] < found["green"]
 
 
@@ -251,6 +252,7 @@ def test_the_perceptual_term_sees_colours_and_even_pictures(batch) -> None:  # t
         ("real_cycle", "cycle_codes", {"head"}),
         ("patches", "reconstructions", {"encoder"}),  # E looks at the reconstruction, and learns from looking
         ("perceptual", "reconstructions", set()),
+        ("feature_matching", "reconstructions", set()),
         ("l1", "reconstructions", set()),
     ],
 )
@@ -267,8 +269,9 @@ def test_targets_have_no_gradient(name: str, mate: str, still: set[str], batch) 
     assert found == still
 
 
-def test_the_judges_own_weights_get_no_gradient_from_what_they_judge(batch) -> None:  # type: ignore[no-untyped-def]
-    slot, model, others = opened("perceptual")
+@pytest.mark.parametrize("name", ["perceptual", "feature_matching"])
+def test_the_judges_own_weights_get_no_gradient_from_what_they_judge(name: str, batch) -> None:  # type: ignore[no-untyped-def]
+    slot, model, others = opened(name)
     held = passed(model, batch, others)
     held.__dict__["real_codes"] = held.real_codes.detach()  # E only looks now
     value, weights = slot.term(held), weights_of(model, others)
@@ -349,7 +352,7 @@ def test_what_a_slot_needs_and_has_not_is_named(batch) -> None:  # type: ignore[
     with pytest.raises(InvalidValueError, match="leave out slot patch_critic"):
         networks_of([TERMS["patch_critic"]()], points)
     flat = Pass(points, batch, torch.zeros(4, 2), torch.zeros(4, 16))
-    for name in ("patches", "perceptual", "laplacian", "focal_frequency", "spectrum"):
+    for name in ("patches", "perceptual", "feature_matching", "laplacian", "focal_frequency", "spectrum"):
         with pytest.raises(InvalidValueError):
             TERMS[name]().term(flat)
     assert TERMS["l1"]().term(flat).isfinite()
