@@ -22,7 +22,7 @@ except ImportError as error:
     raise missing_extra(str(error.name), "recipes") from None
 
 TINY = 1e-12
-"""The least that a difference's largest power is divided by: below it two pictures are equal."""
+"""The least that a difference is divided by (its largest power, features' strength): below it pictures are equal."""
 QUIET = 1e-6
 """Power added to a ring of a spectrum before its logarithm: that of steps of a quarter level of 8 bits."""
 

@@ -232,7 +232,7 @@ def test_what_can_not_be_is_refused(changes: dict[str, Any], match: str, tmp_pat
 
 
 @pytest.mark.parametrize("frames", [None, 4])
-def test_averages_and_slots_count_pictures_and_not_clips(frames: int | None, tmp_path: Path) -> None:
+def test_averages_slots_and_the_pace_count_pictures_and_not_clips(frames: int | None, tmp_path: Path) -> None:
     clips = {"preset": "fractal-video", "clip_length": frames} if frames else {}
     settings = settings_of(tmp_path, ema_images=80, image_size=16, num_steps=3, **clips).whole
     training = opened_source(settings, "train", "cpu")
@@ -240,6 +240,8 @@ def test_averages_and_slots_count_pictures_and_not_clips(frames: int | None, tmp
     assert loop.settings.ema ** (10 / (frames or 1)) == pytest.approx(0.5)
     begin, counted = loop.updates.begin, []
     loop.updates.begin = lambda step, seen: counted.append(seen) or begin(step, seen)  # type: ignore[method-assign]
+    first = next(iter(loop))
+    assert first.images_per_second * first.seconds == pytest.approx(8 * first.step * (frames or 1))
     list(loop)
     assert counted == [8 * (frames or 1) * step for step in range(3)]
     assert settings_of(tmp_path, ema_images=0).averaging(4).ema == 0.0
