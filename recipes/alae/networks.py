@@ -240,13 +240,14 @@ class EncoderBlock(nn.Module):
         )
         self.places = Places(outputs, edge, code_size) if edge else None
 
-    def forward(self, maps: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """(B, C, H, W) maps to those of half the size, (B, code_size) of the code, and those maps not normalised."""
-        maps, first = self.read(0, rectified(self.biases[0](self.conv(maps))))
+    def forward(self, maps: Tensor) -> tuple[Tensor, Tensor, tuple[Tensor, Tensor]]:
+        """(B, C, H, W) maps to those of half the size, (B, code_size) of the code, and both its maps not normalised."""
+        large = rectified(self.biases[0](self.conv(maps)))
+        maps, first = self.read(0, large)
         raw = rectified(self.biases[1](halved(self.shrink(blurred(maps)))))
         maps, second = self.read(1, raw)
         told = first + second if self.places is None else first + second + self.places(raw)
-        return maps, told, raw
+        return maps, told, (large, raw)
 
     def read(self, place: int, maps: Tensor) -> tuple[Tensor, Tensor]:
         moments = statistics(maps)
@@ -297,17 +298,19 @@ class Encoder(nn.Module):
         """The codes, and the maps of each size, finest first.
 
         Args:
-            raw: maps as they are before each channel of each picture is normalised, which takes its colours out.
+            raw: maps as they are before each channel of each picture is normalised, which takes its colours out; and
+                before them those of the first convolution, of full size: by all others a picture and one half as
+                contrasty are the same, as what they are made of is normalised.
         """
-        maps, code, whole = self.blocks[level](self.eyes[str(level)](pictures))
+        maps, code, (large, whole) = self.blocks[level](self.eyes[str(level)](pictures))
         if blend is not None:
             small = halved(pictures)
             code = code * blend
             maps = torch.lerp(self.eyes[str(level - 1)](small), maps, blend.to(maps.dtype))
             pictures = torch.lerp(doubled(small), pictures, blend)
-        seen = [whole if raw else maps]
+        seen = [large, whole] if raw else [maps]
         for number in range(level - 1, -1, -1):
-            maps, told, whole = self.blocks[number](maps)
+            maps, told, (_, whole) = self.blocks[number](maps)
             code = code + told
             seen.append(whole if raw else maps)
         return code if self.places is None else code + self.places(pictures), seen

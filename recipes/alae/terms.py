@@ -16,6 +16,7 @@ from dataclasses import replace
 
 from fractal_streams.recipes.alae.contrast import info_nce, nt_xent, patch_nce, patches_of
 from fractal_streams.recipes.alae.critics import PatchCritic, critic_loss, realism_loss
+from fractal_streams.recipes.alae.matching import sliced_distance
 from fractal_streams.recipes.alae.model import ALAE
 from fractal_streams.recipes.alae.penalties import gradient_penalty, hessian_penalty
 from fractal_streams.recipes.alae.pixels import (
@@ -65,6 +66,18 @@ def real_cycle(temperature: float = 0.1) -> Slot:
 
     begins = {"start": 50_000, "warmup": 50_000}
     return Slot(name="real_cycle", term=term, moves=(*AUTOENCODER, "head"), weight=0.2, **begins)
+
+
+def latent_matching() -> Slot:
+    """F's codes lie as E's codes of pictures do: sliced Wasserstein, which F alone follows.
+
+    Where E reconstructs, its codes go where the adversary does not bring F's, and fakes are made of a few codes.
+    """
+
+    def term(held: Pass) -> Tensor:
+        return sliced_distance(held.codes, held.real_codes.detach())
+
+    return Slot(name="latent_matching", term=term, moves=("projector",), weight=1.0)
 
 
 def instance(temperature: float = 0.2, colour: float = 0.4, symmetries: bool = True) -> Slot:
@@ -247,6 +260,7 @@ def seed_cycle() -> Slot:
 TERMS: Mapping[str, Callable[..., Slot]] = {
     "latent_infonce": latent_infonce,
     "real_cycle": real_cycle,
+    "latent_matching": latent_matching,
     "instance": instance,
     "patches": patches,
     "time_contrast": time_near,

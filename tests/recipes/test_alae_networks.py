@@ -174,20 +174,28 @@ def test_the_finest_block_counts_in_the_code_as_much_as_it_is_blended_in() -> No
     model = shaken(model_of(16, first_level=1))
     pictures = torch.randn(2, 3, 16, 16)
     model.grow(2, 0.5)
-    maps, told, raw = model.encoder.blocks[2](model.encoder.eyes["2"](pictures))
-    raws = [raw]
+    maps, told, raws = model.encoder.blocks[2](model.encoder.eyes["2"](pictures))
+    raws = [*raws]  # of full size too
     maps = 0.5 * maps + 0.5 * model.encoder.eyes["1"](halved(pictures))
     code, sizes = 0.5 * told, [maps.shape[-1]]
     for number in (1, 0):
-        maps, told, raw = model.encoder.blocks[number](maps)
+        maps, told, (_, raw) = model.encoder.blocks[number](maps)
         raws.append(raw)
         code, sizes = code + told, [*sizes, maps.shape[-1]]
     torch.testing.assert_close(model.encode(pictures), code)
     assert sizes == [8, 4, 2] == [each.shape[-1] for each in model.features(pictures)]
-    for own, raw, maps in zip(model.features(pictures, raw=True), raws, model.features(pictures), strict=True):
-        torch.testing.assert_close(own, raw)
+    torch.testing.assert_close(model.features(pictures, raw=True), raws)
+    for own, maps in zip(raws[1:], model.features(pictures), strict=True):
         if maps.shape[-1] < 8:  # those of the finest block are blended
             torch.testing.assert_close(normalised(own, statistics(own)), maps)
+
+
+@torch.no_grad()
+def test_of_raw_maps_the_first_alone_tell_how_contrasty_a_picture_is() -> None:
+    model, pictures = model_of(16), torch.randn(2, 3, 16, 16)  # biases begin at 0
+    whole, weak = (model.features(share * pictures, raw=True) for share in (1.0, 0.5))
+    torch.testing.assert_close(weak, [0.5 * whole[0], *whole[1:]], atol=1e-3, rtol=1e-3)
+    assert [each.shape[-1] for each in whole] == [16, 8, 4, 2] and float(whole[0].std()) > 0.1
 
 
 @pytest.mark.parametrize("dense", [False, True])
@@ -217,7 +225,7 @@ def test_a_dense_encoder_also_reads_the_picture_and_its_maps_place_by_place() ->
         shares = {2: blend, 1: 1.0, 0: 1.0}
         told = [
             shares[level - number] * read[level - number](maps)
-            for number, maps in enumerate(plain.features(pictures, raw=True))
+            for number, maps in enumerate(plain.features(pictures, raw=True)[1:])
         ]
         seen = pictures if blend == 1.0 else torch.lerp(doubled(halved(pictures)), pictures, blend)
         own = plain.encode(pictures) + sum(told) + encoder.places(seen)
