@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -93,6 +94,7 @@ class AdversarialLoop(Loop):
             dynamo.recompile_limit = max(dynamo.recompile_limit, FORMS)
             for network in (model.generator, model.encoder):  # F and D are small
                 network.compile(dynamic=False)
+            self.updates.fused = functools.cache(functools.partial(torch.compile, dynamic=False))
             if self.updates.rules.r1_every <= OFTEN:
                 self.updates.penalty = CompiledPenalty(model, self.updates.rules.gamma)
         return self.network, optimizer

@@ -23,13 +23,23 @@ UPDATES = ("discriminator", "generator", "reciprocity", "own")
 MOVED = ("projector", "generator", "encoder", "discriminator", "head", "critic")
 
 
+Measure = Callable[..., Tensor]
+"""Of tensors, a scalar."""
+
+
+def as_it_is(measure: Measure) -> Measure:
+    """The measure."""
+    return measure
+
+
 @dataclass(frozen=True, eq=False)
 class Pass:
     """One forward pass; each part is computed when it is first asked for, and kept.
 
     batch: what the loader gave, as tensors. images: (B, *shape) in [-1, 1], frames of clips one by one, reduced to
     what the model has grown to. clips: (count, T) of the frames, or None. z: (B, prior_size).
-    head: the projection of contrastive terms. critic: the judge of patches, or None.
+    head: the projection of contrastive terms. critic: the judge of patches, or None. fused: a measure of large maps as
+    one that goes through them once, where there is a compiler.
     """
 
     model: ALAE
@@ -39,6 +49,7 @@ class Pass:
     clips: tuple[int, int] | None = None
     head: nn.Module | None = None
     critic: nn.Module | None = None
+    fused: Callable[[Measure], Measure] = as_it_is
 
     @cached_property
     def codes(self) -> Tensor:
@@ -80,7 +91,8 @@ class Pass:
 class Slot:
     """A term of the loss.
 
-    term: of a pass, a scalar. moves: the networks that follow it, and no other. weight: multiplies it.
+    term: of a pass, a scalar. moves: the networks that follow it, and no other. beyond: those that its gradient could
+        reach besides. weight: multiplies it.
     update: whose gradient it is added to; where it is not "own", its weight is against that update's other terms, and
         under "own" it has none, as Adam's steps are of one length.
     every: steps from one time to the next. start: images seen before it begins; warmup: more of them until it has all
@@ -90,6 +102,7 @@ class Slot:
     name: str
     term: Callable[[Pass], Tensor]
     moves: tuple[str, ...]
+    beyond: tuple[str, ...] = ()
     weight: float = 1.0
     update: str = "reciprocity"
     every: int = 1
@@ -101,6 +114,10 @@ class Slot:
             raise InvalidValueError(f"slot {self.name}: update must be one of {', '.join(UPDATES)}, got {self.update}")
         if not self.moves or set(self.moves) - set(MOVED):
             raise InvalidValueError(f"slot {self.name}: moves must be some of {', '.join(MOVED)}, got {self.moves}")
+        if set(self.beyond) - (set(MOVED) - set(self.moves)):
+            raise InvalidValueError(
+                f"slot {self.name}: beyond must be some of {', '.join(MOVED)} that it does not move, got {self.beyond}"
+            )
         if self.weight < 0.0 or self.every < 1 or self.start < 0 or self.warmup < 0:
             raise InvalidValueError(
                 f"slot {self.name}: weight, start and warmup must be at least 0 and every at least 1, got "

@@ -16,7 +16,6 @@ from dataclasses import replace
 
 from fractal_streams.recipes.alae.contrast import info_nce, nt_xent, patch_nce, patches_of
 from fractal_streams.recipes.alae.critics import PatchCritic, critic_loss, realism_loss
-from fractal_streams.recipes.alae.matching import sliced_distance
 from fractal_streams.recipes.alae.model import ALAE
 from fractal_streams.recipes.alae.penalties import gradient_penalty, hessian_penalty
 from fractal_streams.recipes.alae.pixels import (
@@ -54,7 +53,7 @@ def latent_infonce(temperature: float = 0.1) -> Slot:
         head = head_of(held)
         return info_nce(head(held.fake_codes), head(held.codes.detach()), temperature)
 
-    return Slot(name="latent_infonce", term=term, moves=(*AUTOENCODER, "head"), weight=0.2)
+    return Slot(name="latent_infonce", term=term, moves=(*AUTOENCODER, "head"), beyond=("projector",), weight=0.2)
 
 
 def real_cycle(temperature: float = 0.1) -> Slot:
@@ -66,18 +65,6 @@ def real_cycle(temperature: float = 0.1) -> Slot:
 
     begins = {"start": 50_000, "warmup": 50_000}
     return Slot(name="real_cycle", term=term, moves=(*AUTOENCODER, "head"), weight=0.2, **begins)
-
-
-def latent_matching() -> Slot:
-    """F's codes lie as E's codes of pictures do: sliced Wasserstein, which F alone follows.
-
-    Where E reconstructs, its codes go where the adversary does not bring F's, and fakes are made of a few codes.
-    """
-
-    def term(held: Pass) -> Tensor:
-        return sliced_distance(held.codes, held.real_codes.detach())
-
-    return Slot(name="latent_matching", term=term, moves=("projector",), weight=1.0)
 
 
 def instance(temperature: float = 0.2, colour: float = 0.4, symmetries: bool = True) -> Slot:
@@ -153,7 +140,7 @@ def laplacian(levels: int = 3) -> Slot:
 
     def term(held: Pass) -> Tensor:
         fit = max(1, int(math.log2(held.images.shape[-1])) - 2)
-        return laplacian_distance(held.reconstructions, held.images, min(levels, fit))
+        return held.fused(laplacian_distance)(held.reconstructions, held.images, min(levels, fit))
 
     return Slot(name="laplacian", term=term, moves=AUTOENCODER, weight=PIXELS / 2)
 
@@ -194,7 +181,7 @@ def seen_alike(name: str, distance: Callable[[Sequence[Tensor], Sequence[Tensor]
     def term(held: Pass) -> Tensor:
         remade = held.reconstructions
         with frozen(held.model.encoder):
-            return distance(held.model.features(remade, raw=True), held.sight[1])
+            return held.fused(distance)(held.model.features(remade, raw=True), held.sight[1])
 
     return Slot(name=name, term=term, moves=AUTOENCODER, weight=weight)
 
@@ -260,7 +247,6 @@ def seed_cycle() -> Slot:
 TERMS: Mapping[str, Callable[..., Slot]] = {
     "latent_infonce": latent_infonce,
     "real_cycle": real_cycle,
-    "latent_matching": latent_matching,
     "instance": instance,
     "patches": patches,
     "time_contrast": time_near,

@@ -9,14 +9,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from fractal_streams.recipes.alae.guards import batch_deviation
 from fractal_streams.recipes.alae.layers import doubled, halved
 from fractal_streams.recipes.alae.model import ALAE, NETWORKS, Judge, fitted
 from fractal_streams.recipes.alae.penalties import gradient_penalty
 from fractal_streams.recipes.alae.priors import Prior
-from fractal_streams.recipes.alae.slots import Pass, Slot, frozen
+from fractal_streams.recipes.alae.slots import Measure, Pass, Slot, as_it_is, frozen
 
 from fractal_streams import Batch
 from fractal_streams.errors import missing_extra
@@ -38,8 +38,32 @@ RECIPROCITY = {"paper": ("encoder", "generator"), "code": ("encoder", "generator
 """What the third update moves: as in the paper, or as in its authors' code, where F follows too."""
 PARTS = ("discriminator", "generator", "reciprocity")
 """Of the loss that is told."""
-Term = tuple[Tensor, tuple[str, ...]]
-"""A weighted scalar, and the networks that follow it."""
+
+
+class Term(NamedTuple):
+    """A weighted scalar, the networks that follow it, and those that its gradient could reach besides."""
+
+    value: Tensor
+    moves: tuple[str, ...]
+    beyond: tuple[str, ...] = ()
+
+
+def together(terms: Sequence[Term]) -> list[Term]:
+    """Sums of terms, as few as there can be such that the gradient of a sum is that of each of its terms.
+
+    What a sum moves, each of its terms moves or can't reach: so one way back through the networks does for all of them.
+    """
+    sums: list[Term] = []
+    for term in terms:
+        for place, held in enumerate(sums):
+            moves = tuple(dict.fromkeys((*held.moves, *term.moves)))
+            beyond = tuple(dict.fromkeys((*held.beyond, *term.beyond)))
+            if not set(moves) & set(beyond):
+                sums[place] = Term(held.value + term.value, moves, beyond)
+                break
+        else:
+            sums.append(term)
+    return sums
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,6 +145,7 @@ class Updates:
         model: with its first weights, on its device. prior: draws z. slots: terms beside the three.
         others: "head" and "critic", where a slot wants them; they follow E's optimizer.
         penalty: R1 of (B, *shape) pictures, where not by PyTorch's own double differentiation.
+        fused: see `Pass`.
     """
 
     model: ALAE
@@ -130,6 +155,7 @@ class Updates:
     slots: Sequence[Slot] = ()
     others: Mapping[str, nn.Module] = field(default_factory=dict)
     penalty: Callable[[Tensor], Tensor] | None = None
+    fused: Callable[[Measure], Measure] = as_it_is
     told: dict[str, Tensor] = field(init=False)
     shares: dict[str, Tensor] = field(init=False)
 
@@ -215,7 +241,8 @@ class Updates:
 
     def passed(self, batch: Batch, images: Tensor, clips: tuple[int, int] | None) -> Pass:
         draws = self.prior.draw(batch, self.model)
-        return Pass(self.model, batch, images, draws, clips, self.others.get("head"), self.others.get("critic"))
+        others = (self.others.get("head"), self.others.get("critic"))
+        return Pass(self.model, batch, images, draws, clips, *others, self.fused)
 
     def mixed(self, held: Pass) -> Tensor:
         """Styles of a pass: of some pictures, the finer ones are those of a second draw (StyleGAN, section 3.1)."""
@@ -240,11 +267,11 @@ class Updates:
                 self.model.remember(codes)
             real, fake = self.model.score(self.model.encode(torch.cat([held.images, fakes]))).chunk(2)
             loss = functional.softplus(fake).mean() + functional.softplus(-real).mean()
-            terms = [(loss, moves), *self.terms(held, slots)]
+            terms = [Term(loss, moves), *self.terms(held, slots)]
         if penalised:
             with self.moving(moves, ()):
                 penalty = (self.penalty or self.plain_penalty)(held.images)
-            terms.append((penalty * self.rules.r1_every, moves))
+            terms.append(Term(penalty * self.rules.r1_every, moves))
             self.tell(r1=penalty)
         self.tell(discriminator=loss, real_score=real.mean(), fake_score=fake.mean())
         self.tell(real_deviation=batch_deviation(held.images), fake_deviation=batch_deviation(fakes))
@@ -261,7 +288,7 @@ class Updates:
         with self.moving(moves, slots), self.accelerator.autocast():
             score = self.model.score(self.model.encode(self.model.decode(self.mixed(held))))
             loss = functional.softplus(-score).mean()
-            terms = [(loss, moves), *self.terms(held, slots)]
+            terms = [Term(loss, moves, ("encoder", "discriminator")), *self.terms(held, slots)]
         self.tell(generator=loss)
         self.move(terms, normed=moves)
 
@@ -271,7 +298,8 @@ class Updates:
         with self.moving(moves, slots), self.accelerator.autocast():
             codes = held.codes.detach()
             loss = functional.mse_loss(held.fake_codes.float(), codes)
-            terms = [(loss * self.rules.reciprocity_weight, moves), *self.terms(held, slots)]
+            beyond = () if "projector" in moves else ("projector",)
+            terms = [Term(loss * self.rules.reciprocity_weight, moves, beyond), *self.terms(held, slots)]
         spread = (codes - codes.mean(0)).square().mean()
         self.tell(reciprocity=loss, relative_reciprocity=loss / (spread + 1e-12), code_deviation=spread.sqrt())
         self.move(terms, ("reciprocity",) if self.rules.separate else SHARED)
@@ -282,7 +310,7 @@ class Updates:
             for slot in slots:
                 value = slot.term(held)
                 self.tell(**{slot.name: value})
-                found.append((value * (slot.weight * self.shares.get(slot.name, 1.0)), slot.moves))
+                found.append(Term(value * (slot.weight * self.shares.get(slot.name, 1.0)), slot.moves, slot.beyond))
         return found
 
     @contextmanager
@@ -294,12 +322,10 @@ class Updates:
 
     def move(self, terms: Sequence[Term], optimisers: Sequence[str] = SHARED, normed: Sequence[str] = ()) -> None:
         """Adds up the gradients, each for the networks of its term, and lets the optimizers step."""
-        totals: dict[tuple[str, ...], Tensor] = {}
-        for value, moves in terms:
-            totals[moves] = value if moves not in totals else totals[moves] + value
-        for number, (moves, value) in enumerate(totals.items(), 1):
-            value.backward(inputs=self.weights(moves), retain_graph=number < len(totals))
-        moved = list(dict.fromkeys(name for moves in totals for name in moves))
+        sums = together(terms)
+        for number, held in enumerate(sums, 1):
+            held.value.backward(inputs=self.weights(held.moves), retain_graph=number < len(sums))
+        moved = list(dict.fromkeys(name for held in sums for name in held.moves))
         weights = [weight for weight in self.weights(moved) if weight.grad is not None]
         self.share(weights)
         if self.rules.clip is not None:

@@ -13,6 +13,7 @@ from fractal_streams.recipes.alae.compiled import CompiledPenalty
 from fractal_streams.recipes.alae.features import exact_products
 from fractal_streams.recipes.alae.model import ALAE, SIZES, Judge
 from fractal_streams.recipes.alae.penalties import squared_slopes
+from fractal_streams.recipes.alae.pixels import feature_distance, laplacian_distance, perceptual_distance
 from small_alae import model_of
 from torch import Tensor
 
@@ -100,6 +101,27 @@ def test_a_network_that_was_compiled_frozen_has_gradients_when_it_is_not(network
         both = (gradients(each, network, give, frozen, into) for each in (plain, compiled))
         for one, other in zip(*both, strict=True):
             assert float((one - other).norm()) <= 0.01 * float(one.norm()) + 1e-6, (frozen, into)
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute")
+@pytest.mark.parametrize("device", ["cpu", GPU])
+@pytest.mark.parametrize("measure", [feature_distance, perceptual_distance, laplacian_distance])
+def test_a_measure_that_was_compiled_has_the_value_and_the_slopes_of_the_measure(measure: Any, device: str) -> None:
+    """Of maps in bfloat16, of which it makes float32 inside."""
+    generator = torch.Generator().manual_seed(0)
+    ones, others = ([torch.randn(2, 4, edge, edge, generator=generator) for edge in (16, 8)] for _ in range(2))
+    form: dict[str, Any] = {} if device == "cuda" else {"backend": "aot_eager"}
+    found = []
+    for way in (measure, torch.compile(measure, dynamic=False, **form)):
+        leaves = [each.to(device, torch.bfloat16).requires_grad_() for each in ones]
+        targets = [each.to(device, torch.bfloat16) for each in others]
+        with torch.autocast(device, torch.bfloat16):
+            value = way(leaves[0], targets[0], 2) if measure is laplacian_distance else way(leaves, targets)
+        slopes = torch.autograd.grad(value, leaves, allow_unused=True)
+        assert value.dtype == torch.float32 and value.item() > 0.1
+        found.append([value.detach(), *(slope for slope in slopes if slope is not None)])
+    torch.testing.assert_close(found[1], found[0], rtol=0.01, atol=1e-7)
+    assert len(found[0]) == (2 if measure is laplacian_distance else 3)
 
 
 @pytest.mark.parametrize("flat", [False, True])

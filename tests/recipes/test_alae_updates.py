@@ -56,7 +56,7 @@ def gradients(updates: Updates, batch: Batch, step: int, monkeypatch: pytest.Mon
 
     def note(terms: Any, optimisers: Any = (), normed: Any = ()) -> None:
         wanted = updates.weights(("encoder", "discriminator"))
-        value = torch.stack([each for each, _ in terms]).sum()
+        value = torch.stack([term.value for term in terms]).sum()
         found.extend(torch.autograd.grad(value, wanted, allow_unused=True, materialize_grads=True))
 
     with monkeypatch.context() as patch:
