@@ -91,8 +91,9 @@ class Pass:
 class Slot:
     """A term of the loss.
 
-    term: of a pass, a scalar. moves: the networks that follow it, and no other. beyond: those that its gradient could
-        reach besides. weight: multiplies it.
+    term: of a pass, a scalar. moves: the networks that follow it, and no other. weight: multiplies it.
+    beyond: the networks that its gradient could reach besides, where that is known: then other terms may share its way
+        back through the networks.
     update: whose gradient it is added to; where it is not "own", its weight is against that update's other terms, and
         under "own" it has none, as Adam's steps are of one length.
     every: steps from one time to the next. start: images seen before it begins; warmup: more of them until it has all
@@ -102,7 +103,7 @@ class Slot:
     name: str
     term: Callable[[Pass], Tensor]
     moves: tuple[str, ...]
-    beyond: tuple[str, ...] = ()
+    beyond: tuple[str, ...] | None = None
     weight: float = 1.0
     update: str = "reciprocity"
     every: int = 1
@@ -114,7 +115,7 @@ class Slot:
             raise InvalidValueError(f"slot {self.name}: update must be one of {', '.join(UPDATES)}, got {self.update}")
         if not self.moves or set(self.moves) - set(MOVED):
             raise InvalidValueError(f"slot {self.name}: moves must be some of {', '.join(MOVED)}, got {self.moves}")
-        if set(self.beyond) - (set(MOVED) - set(self.moves)):
+        if set(self.beyond or ()) - set(self.others):
             raise InvalidValueError(
                 f"slot {self.name}: beyond must be some of {', '.join(MOVED)} that it does not move, got {self.beyond}"
             )
@@ -123,6 +124,11 @@ class Slot:
                 f"slot {self.name}: weight, start and warmup must be at least 0 and every at least 1, got "
                 f"{self.weight}, {self.start}, {self.warmup}, {self.every}"
             )
+
+    @property
+    def others(self) -> tuple[str, ...]:
+        """The networks that it does not move."""
+        return tuple(name for name in MOVED if name not in self.moves)
 
     def due(self, step: int, seen: int) -> bool:
         """Whether it counts in a step, of which `seen` images were seen before."""

@@ -310,7 +310,8 @@ class Updates:
             for slot in slots:
                 value = slot.term(held)
                 self.tell(**{slot.name: value})
-                found.append(Term(value * (slot.weight * self.shares.get(slot.name, 1.0)), slot.moves, slot.beyond))
+                beyond = slot.others if slot.beyond is None else slot.beyond
+                found.append(Term(value * (slot.weight * self.shares.get(slot.name, 1.0)), slot.moves, beyond))
         return found
 
     @contextmanager
