@@ -90,7 +90,7 @@ class AdversarialLoop(Loop):
             if self.accelerator.num_processes > 1:
                 torch.distributed.broadcast(buffer_or_weight.data, 0)
         if self.settings.compile:
-            functorch.donated_buffer = False  # one graph is gone through once for each set of networks that terms move
+            functorch.donated_buffer = False  # terms may go back through one graph more than once, see `together`
             dynamo.recompile_limit = max(dynamo.recompile_limit, FORMS)
             for network in (model.generator, model.encoder):  # F and D are small
                 network.compile(dynamic=False)

@@ -171,10 +171,10 @@ class ALAE(nn.Module):
         return codes
 
     def features(self, pictures: Tensor, *, raw: bool = False) -> list[Tensor]:
-        """E's maps of each size behind its first block, (B, C, H, W), finest first.
+        """E's maps behind each of its blocks, (B, C, H, W), finest first.
 
         Args:
-            raw: see `Encoder.looked`.
+            raw: before they are normalised, and one more: see `Encoder.looked`.
 
         Raises:
             InvalidValueError: the MLP variant has no maps.

@@ -283,8 +283,8 @@ class Encoder(nn.Module):
         """The codes.
 
         Args:
-            give: "maps" for these instead, as they are when each channel is normalised; "raw", as they were before;
-                "both" for codes and raw maps, these without a gradient.
+            give: "maps" for these instead, as they are when each channel is normalised; "raw" for those before; "both"
+                for codes and raw maps, these without a gradient. See `looked`.
         """
         check_learning(learns, self.eyes[str(level)].conv.weight)  # type: ignore[union-attr,arg-type]
         codes, seen = self.looked(pictures, level, blend, raw=give in ("raw", "both"))
@@ -299,8 +299,8 @@ class Encoder(nn.Module):
 
         Args:
             raw: maps as they are before each channel of each picture is normalised, which takes its colours out; and
-                before them those of the first convolution, of full size: by all others a picture and one half as
-                contrasty are the same, as what they are made of is normalised.
+                one more before them, of the first convolution, of full size: all others are made of what is
+                normalised, and so are nearly the same of a picture and of one at half its distance from mid-grey.
         """
         maps, code, (large, whole) = self.blocks[level](self.eyes[str(level)](pictures))
         if blend is not None:

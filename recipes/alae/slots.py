@@ -92,8 +92,8 @@ class Slot:
     """A term of the loss.
 
     term: of a pass, a scalar. moves: the networks that follow it, and no other. weight: multiplies it.
-    beyond: the networks that its gradient could reach besides, where that is known: then other terms may share its way
-        back through the networks.
+    reaches: the networks that its gradient could get to, where that is known: then terms that move others may share its
+        way back through the networks.
     update: whose gradient it is added to; where it is not "own", its weight is against that update's other terms, and
         under "own" it has none, as Adam's steps are of one length.
     every: steps from one time to the next. start: images seen before it begins; warmup: more of them until it has all
@@ -103,7 +103,7 @@ class Slot:
     name: str
     term: Callable[[Pass], Tensor]
     moves: tuple[str, ...]
-    beyond: tuple[str, ...] | None = None
+    reaches: tuple[str, ...] | None = None
     weight: float = 1.0
     update: str = "reciprocity"
     every: int = 1
@@ -115,9 +115,10 @@ class Slot:
             raise InvalidValueError(f"slot {self.name}: update must be one of {', '.join(UPDATES)}, got {self.update}")
         if not self.moves or set(self.moves) - set(MOVED):
             raise InvalidValueError(f"slot {self.name}: moves must be some of {', '.join(MOVED)}, got {self.moves}")
-        if set(self.beyond or ()) - set(self.others):
+        if set(self.reaches or ()) - set(MOVED):
             raise InvalidValueError(
-                f"slot {self.name}: beyond must be some of {', '.join(MOVED)} that it does not move, got {self.beyond}"
+                f"slot {self.name}: reaches must be some of {', '.join(MOVED)}, or None where it is not known, got "
+                f"{self.reaches}"
             )
         if self.weight < 0.0 or self.every < 1 or self.start < 0 or self.warmup < 0:
             raise InvalidValueError(
@@ -126,9 +127,10 @@ class Slot:
             )
 
     @property
-    def others(self) -> tuple[str, ...]:
-        """The networks that it does not move."""
-        return tuple(name for name in MOVED if name not in self.moves)
+    def beyond(self) -> tuple[str, ...]:
+        """The networks that its gradient could get to and does not move."""
+        reached = MOVED if self.reaches is None else self.reaches
+        return tuple(name for name in reached if name not in self.moves)
 
     def due(self, step: int, seen: int) -> bool:
         """Whether it counts in a step, of which `seen` images were seen before."""

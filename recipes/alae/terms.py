@@ -39,6 +39,7 @@ except ImportError as error:
     raise missing_extra(str(error.name), "recipes") from None
 
 AUTOENCODER = ("encoder", "generator")
+MAKERS = ("generator", "projector")
 PIXELS = 10.0
 """Weight of terms of pixels: their gradients are a tenth to a half of reciprocity's. Behind 400 steps of 32 pictures
 the tiny model's reconstructions had 12.3 dB at 10, and 9.6 dB at 1."""
@@ -53,7 +54,8 @@ def latent_infonce(temperature: float = 0.1) -> Slot:
         head = head_of(held)
         return info_nce(head(held.fake_codes), head(held.codes.detach()), temperature)
 
-    return Slot(name="latent_infonce", term=term, moves=(*AUTOENCODER, "head"), beyond=("projector",), weight=0.2)
+    moves = (*AUTOENCODER, "head")
+    return Slot(name="latent_infonce", term=term, moves=moves, reaches=(*moves, "projector"), weight=0.2)
 
 
 def real_cycle(temperature: float = 0.1) -> Slot:
@@ -64,7 +66,8 @@ def real_cycle(temperature: float = 0.1) -> Slot:
         return info_nce(head(held.cycle_codes), head(held.real_codes).detach(), temperature)
 
     begins = {"start": 50_000, "warmup": 50_000}
-    return Slot(name="real_cycle", term=term, moves=(*AUTOENCODER, "head"), beyond=(), weight=0.2, **begins)
+    moves = (*AUTOENCODER, "head")
+    return Slot(name="real_cycle", term=term, moves=moves, reaches=moves, weight=0.2, **begins)
 
 
 def instance(temperature: float = 0.2, colour: float = 0.4, symmetries: bool = True) -> Slot:
@@ -80,7 +83,7 @@ def instance(temperature: float = 0.2, colour: float = 0.4, symmetries: bool = T
         codes = held.model.encode(torch.cat(views))
         return nt_xent(*head_of(held)(codes).chunk(2), temperature)
 
-    return Slot(name="instance", term=term, moves=("encoder", "head"), beyond=(), weight=0.1)
+    return Slot(name="instance", term=term, moves=("encoder", "head"), reaches=("encoder", "head"), weight=0.1)
 
 
 def patches(temperature: float = 0.07, places: int = 128) -> Slot:
@@ -92,7 +95,7 @@ def patches(temperature: float = 0.07, places: int = 128) -> Slot:
         pairs = zip(*patches_of(held.model.features(held.reconstructions)[:MAPS], real, places), strict=True)
         return torch.stack([patch_nce(query, key, temperature) for query, key in pairs]).mean()
 
-    return Slot(name="patches", term=term, moves=AUTOENCODER, beyond=(), weight=0.1)
+    return Slot(name="patches", term=term, moves=AUTOENCODER, reaches=AUTOENCODER, weight=0.1)
 
 
 def time_near(temperature: float = 0.1, near: int = 1, far: int | None = 3) -> Slot:
@@ -101,7 +104,7 @@ def time_near(temperature: float = 0.1, near: int = 1, far: int | None = 3) -> S
     def term(held: Pass) -> Tensor:
         return time_contrast(of_clips(held, head_of(held)(held.real_codes)), temperature, near, far)
 
-    return Slot(name="time_contrast", term=term, moves=("encoder", "head"), beyond=(), weight=0.1)
+    return Slot(name="time_contrast", term=term, moves=("encoder", "head"), reaches=("encoder", "head"), weight=0.1)
 
 
 def slow(floor: float = 0.5) -> Slot:
@@ -110,7 +113,7 @@ def slow(floor: float = 0.5) -> Slot:
     def term(held: Pass) -> Tensor:
         return slow_features(of_clips(held, held.real_codes), floor)
 
-    return Slot(name="slow_features", term=term, moves=("encoder",), beyond=(), weight=0.1)
+    return Slot(name="slow_features", term=term, moves=("encoder",), reaches=("encoder",), weight=0.1)
 
 
 def straight() -> Slot:
@@ -119,7 +122,7 @@ def straight() -> Slot:
     def term(held: Pass) -> Tensor:
         return straightness(of_clips(held, held.real_codes))
 
-    return Slot(name="straightness", term=term, moves=("encoder",), beyond=(), weight=0.1)
+    return Slot(name="straightness", term=term, moves=("encoder",), reaches=("encoder",), weight=0.1)
 
 
 def l1() -> Slot:
@@ -128,7 +131,7 @@ def l1() -> Slot:
     def term(held: Pass) -> Tensor:
         return absolute_distance(held.reconstructions, held.images)
 
-    return Slot(name="l1", term=term, moves=AUTOENCODER, beyond=(), weight=PIXELS)
+    return Slot(name="l1", term=term, moves=AUTOENCODER, reaches=AUTOENCODER, weight=PIXELS)
 
 
 def laplacian(levels: int = 3) -> Slot:
@@ -142,7 +145,7 @@ def laplacian(levels: int = 3) -> Slot:
         fit = max(1, int(math.log2(held.images.shape[-1])) - 2)
         return held.fused(laplacian_distance)(held.reconstructions, held.images, min(levels, fit))
 
-    return Slot(name="laplacian", term=term, moves=AUTOENCODER, beyond=(), weight=PIXELS / 2)
+    return Slot(name="laplacian", term=term, moves=AUTOENCODER, reaches=AUTOENCODER, weight=PIXELS / 2)
 
 
 def focal_frequency(alpha: float = 1.0) -> Slot:
@@ -151,7 +154,7 @@ def focal_frequency(alpha: float = 1.0) -> Slot:
     def term(held: Pass) -> Tensor:
         return focal_frequency_distance(held.reconstructions, held.images, alpha)
 
-    return Slot(name="focal_frequency", term=term, moves=AUTOENCODER, beyond=(), weight=PIXELS)
+    return Slot(name="focal_frequency", term=term, moves=AUTOENCODER, reaches=AUTOENCODER, weight=PIXELS)
 
 
 def spectrum() -> Slot:
@@ -161,7 +164,7 @@ def spectrum() -> Slot:
         return spectral_distance(held.fakes, held.images)
 
     return Slot(
-        name="spectrum", term=term, moves=("generator", "projector"), beyond=(), weight=0.01, update="generator",
+        name="spectrum", term=term, moves=MAKERS, reaches=MAKERS, weight=0.01, update="generator",
         warmup=50_000,
     )  # fmt: skip
 
@@ -184,7 +187,7 @@ def seen_alike(name: str, distance: Callable[[Sequence[Tensor], Sequence[Tensor]
         with frozen(held.model.encoder):
             return held.fused(distance)(held.model.features(remade, raw=True), held.sight[1])
 
-    return Slot(name=name, term=term, moves=AUTOENCODER, beyond=(), weight=weight)
+    return Slot(name=name, term=term, moves=AUTOENCODER, reaches=AUTOENCODER, weight=weight)
 
 
 def hessian(directions: int = 2, step: float = 0.1, reduction: str = "mean") -> Slot:
@@ -201,7 +204,7 @@ def hessian(directions: int = 2, step: float = 0.1, reduction: str = "mean") -> 
         )
 
     return Slot(
-        name="hessian", term=term, moves=("generator", "projector"), beyond=(), weight=0.001, update="generator",
+        name="hessian", term=term, moves=MAKERS, reaches=MAKERS, weight=0.001, update="generator",
         every=4, start=1_000_000, warmup=500_000,
     )  # fmt: skip
 
@@ -218,8 +221,8 @@ def patch_critic(gamma: float = 5.0) -> Slot:
         with frozen(critic):
             return judged + slopes + realism_loss(critic(held.fakes))
 
-    moves = ("generator", "projector", "critic")
-    return Slot(name="patch_critic", term=term, moves=moves, beyond=(), weight=0.1, update="generator")
+    moves = (*MAKERS, "critic")
+    return Slot(name="patch_critic", term=term, moves=moves, reaches=moves, weight=0.1, update="generator")
 
 
 def seed_cycle() -> Slot:
@@ -242,7 +245,7 @@ def seed_cycle() -> Slot:
             return judged + realism_loss(model.score(model.encode(cycled)))
 
     moves = ("encoder", "discriminator", "generator", "projector")
-    return Slot(name="seed_cycle", term=term, moves=moves, beyond=(), weight=0.1, update="generator")
+    return Slot(name="seed_cycle", term=term, moves=moves, reaches=moves, weight=0.1, update="generator")
 
 
 TERMS: Mapping[str, Callable[..., Slot]] = {

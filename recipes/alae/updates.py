@@ -49,9 +49,10 @@ class Term(NamedTuple):
 
 
 def together(terms: Sequence[Term]) -> list[Term]:
-    """Sums of terms, as few as there can be such that the gradient of a sum is that of each of its terms.
+    """Few sums of terms, each of a gradient that is the sum of its terms' own.
 
     What a sum moves, each of its terms moves or can't reach: so one way back through the networks does for all of them.
+    A term goes to the first sum that it fits.
     """
     sums: list[Term] = []
     for term in terms:
@@ -310,8 +311,7 @@ class Updates:
             for slot in slots:
                 value = slot.term(held)
                 self.tell(**{slot.name: value})
-                beyond = slot.others if slot.beyond is None else slot.beyond
-                found.append(Term(value * (slot.weight * self.shares.get(slot.name, 1.0)), slot.moves, beyond))
+                found.append(Term(value * (slot.weight * self.shares.get(slot.name, 1.0)), slot.moves, slot.beyond))
         return found
 
     @contextmanager

@@ -111,18 +111,25 @@ def test_what_a_step_of_several_updates_can_not_do_is_refused() -> None:
 def test_compiled_networks_train_as_plain_ones(backend: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """The second makes graphs of a forward and its backward, which terms of other networks go through twice."""
     compiled: list[str] = []
-    compile_ = nn.Module.compile
+    compile_, function_ = nn.Module.compile, torch.compile
 
     def traced(self: nn.Module, *args: Any, **kwargs: Any) -> None:
         compiled.append(type(self).__name__)
         compile_(self, *args, backend=backend, **kwargs)
 
+    def made_of(function: Any, **kwargs: Any) -> Any:
+        if "backend" not in kwargs:  # networks have told theirs
+            compiled.append(function.__name__)
+        return function_(function, **{"backend": backend, **kwargs})
+
     monkeypatch.setattr(nn.Module, "compile", traced)
+    monkeypatch.setattr(torch, "compile", made_of)
     monkeypatch.setattr(adversarial_loop, "CompiledPenalty", partial(CompiledPenalty, backend=backend))
-    asked: dict[str, Any] = {"names": ("latent_infonce", "l1"), "num_steps": 2, "batch_size": 4, "ema": 0.5}
+    names = ("latent_infonce", "l1", "laplacian", "feature_matching")
+    asked: dict[str, Any] = {"names": names, "num_steps": 2, "batch_size": 4, "ema": 0.5}
     with functorch.patch(donated_buffer=True):
         check_compiled(backend, asked, tmp_path)
-    assert compiled == ["Generator", "Encoder"]
+    assert compiled == ["Generator", "Encoder", "laplacian_distance", "feature_distance"]  # each once in two steps
 
 
 def check_compiled(backend: str, asked: dict[str, Any], folder: Path) -> None:

@@ -191,7 +191,7 @@ def test_the_finest_block_counts_in_the_code_as_much_as_it_is_blended_in() -> No
 
 
 @torch.no_grad()
-def test_of_raw_maps_the_first_alone_tell_how_contrasty_a_picture_is() -> None:
+def test_while_biases_are_zero_the_first_raw_maps_alone_tell_how_far_from_grey_a_picture_is() -> None:
     model, pictures = model_of(16), torch.randn(2, 3, 16, 16)  # biases begin at 0
     whole, weak = (model.features(share * pictures, raw=True) for share in (1.0, 0.5))
     torch.testing.assert_close(weak, [0.5 * whole[0], *whole[1:]], atol=1e-3, rtol=1e-3)
