@@ -10,14 +10,13 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("accelerate")
 
-from accelerate import Accelerator
 from fractal_streams.recipes.alae import updates as updates_module
-from fractal_streams.recipes.alae.model import ALAE, SIZES
-from fractal_streams.recipes.alae.priors import Gaussian
+from fractal_streams.recipes.alae.model import SIZES
 from fractal_streams.recipes.alae.slots import MOVED, Slot
-from fractal_streams.recipes.alae.terms import MAKERS, TERMS, networks_of, slots_named
-from fractal_streams.recipes.alae.updates import Rules, Term, Updates, together
+from fractal_streams.recipes.alae.terms import MAKERS, TERMS, slots_named
+from fractal_streams.recipes.alae.updates import Term, together
 from hypothesis import given, strategies as st
+from small_alae import batch_of, model_of, updates_of
 from torch import Tensor
 
 from fractal_streams import Batch
@@ -51,15 +50,10 @@ def test_sums_hold_every_term_once_and_none_moves_what_one_of_its_terms_could_re
 
 def found(batch: Batch, reciprocity: str, names: tuple[str, ...], monkeypatch: Any) -> list[dict[str, Tensor]]:
     """The gradient of each weight in each update of one step, none of which is made."""
-    torch.manual_seed(0)
-    model = ALAE(SIZES["tiny"], (3, 16, 16), dense=True)
+    model = model_of(16, size=SIZES["tiny"], dense=True)
     bright = Slot(name="bright", term=lambda held: held.reconstructions.mean(), moves=("encoder",))  # and could reach G
     less = replace(TERMS["laplacian"](), name="less", moves=("generator",))
-    slots = (*slots_named(names), bright, less)
-    updates = Updates(
-        model, Gaussian(model.prior_size), Rules(reciprocity=reciprocity, r1_every=2), Accelerator(cpu=True), slots,
-        networks_of(slots, model, width=8),
-    )  # fmt: skip
+    updates = updates_of(model, (*slots_named(names), bright, less), reciprocity=reciprocity, r1_every=2)
     told: list[dict[str, Tensor]] = []
 
     def note(weights: Any) -> None:
@@ -79,8 +73,7 @@ def found(batch: Batch, reciprocity: str, names: tuple[str, ...], monkeypatch: A
 @pytest.mark.parametrize("reciprocity", ["code", "paper"])
 def test_gradients_are_those_of_each_term_by_itself(reciprocity: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of three updates, with slots in two of them; one could reach F, one E, and one, that does not say so, G."""
-    torch.manual_seed(2)
-    batch = Batch(torch.arange(3), torch.rand(3, 2, 3, 16, 16) * 2.0 - 1.0, torch.zeros(3, dtype=torch.int64), {})
+    batch = batch_of(3, 2, 3, 16, 16)
     ways: list[int] = []
 
     def counted(terms: Any) -> list[Term]:
