@@ -40,7 +40,8 @@ class EqualisedLinear(nn.Module):
         self.scale, self.rate = gain / math.sqrt(inputs) * rate, rate
 
     def forward(self, values: Tensor) -> Tensor:
-        return functional.linear(values, self.weight * self.scale, None if self.bias is None else self.bias * self.rate)
+        bias = self.bias if self.bias is None or self.rate == 1.0 else self.bias * self.rate
+        return functional.linear(values, self.weight * self.scale, bias)
 
 
 class EqualisedConv(nn.Module):

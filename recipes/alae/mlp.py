@@ -26,10 +26,11 @@ class Stack(nn.Module):
         )
 
     def forward(self, values: Tensor) -> Tensor:
-        for layer in self.layers[:-1]:
+        *hidden, last = self.layers
+        for layer in hidden:
             values = rectified(layer(values))
-        last: Tensor = self.layers[-1](values)
-        return last
+        found: Tensor = last(values)
+        return found
 
 
 class FlatGenerator(nn.Module):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -156,11 +156,18 @@ class Head(nn.Module):
 @contextmanager
 def frozen(*networks: nn.Module) -> Iterator[None]:
     """Networks that look without learning: gradients go through them, and none to their weights."""
-    weights = [weight for network in networks for weight in network.parameters() if weight.requires_grad]
-    for weight in weights:
+    with held_still([weight for network in networks for weight in network.parameters()]):
+        yield
+
+
+@contextmanager
+def held_still(weights: Sequence[nn.Parameter]) -> Iterator[None]:
+    """`frozen`, of weights that are listed already."""
+    moving = [weight for weight in weights if weight.requires_grad]
+    for weight in moving:
         weight.requires_grad_(False)
     try:
         yield
     finally:
-        for weight in weights:
+        for weight in moving:
             weight.requires_grad_(True)

@@ -46,7 +46,7 @@ class ToySettings(Settings):
 
     modes: int = option(8, "Gaussians on the ring.", low=2)
     deviation: float = option(0.05, "Of each Gaussian; the ring has radius 1.", low=1e-6)
-    num_steps: int = option(3000, "Steps.", low=1)
+    num_steps: int = option(2400, "Steps.", low=1)
     batch_size: int = option(256, "Points of a step.", low=2)
     lr: float = option(5e-3, "Rate of Adam.", low=0.0)
     gamma: float = option(0.1, "Weight of R1.", low=0.0)

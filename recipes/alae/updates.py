@@ -6,7 +6,7 @@ code again that G made a picture of: mean (F(z) - E(G(F(z))))^2, the target with
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -16,7 +16,7 @@ from fractal_streams.recipes.alae.layers import doubled, halved
 from fractal_streams.recipes.alae.model import ALAE, NETWORKS, Judge, fitted
 from fractal_streams.recipes.alae.penalties import gradient_penalty
 from fractal_streams.recipes.alae.priors import Prior
-from fractal_streams.recipes.alae.slots import Measure, Pass, Slot, as_it_is, frozen
+from fractal_streams.recipes.alae.slots import Measure, Pass, Slot, as_it_is, held_still
 
 from fractal_streams import Batch
 from fractal_streams.errors import missing_extra
@@ -163,6 +163,7 @@ class Updates:
     def __post_init__(self) -> None:
         named = {name: getattr(self.model, name) for name in NETWORKS}
         self.networks: dict[str, nn.Module] = {**named, **self.others}
+        self.listed = {name: list(network.parameters()) for name, network in self.networks.items()}
         groups = {"encoder": ("encoder", "discriminator", *self.others), "generator": ("generator", "projector")}
         if self.rules.separate:
             groups["reciprocity"] = self.moved_in("reciprocity", RECIPROCITY[self.rules.reciprocity])
@@ -195,8 +196,8 @@ class Updates:
         moved = {*moves, *(name for slot in self.slots if slot.update == update for name in slot.moves)}
         return tuple(name for name in self.networks if name in moved)
 
-    def weights(self, networks: Sequence[str]) -> list[nn.Parameter]:
-        return [weight for name in networks for weight in self.networks[name].parameters()]
+    def weights(self, networks: Iterable[str]) -> list[nn.Parameter]:
+        return [weight for name in networks for weight in self.listed[name]]
 
     def step(self, batch: Batch, step: int, seen: int) -> dict[str, Tensor]:
         """One step on a batch; raw values by name, still on the device.
@@ -318,7 +319,7 @@ class Updates:
     def moving(self, moves: Sequence[str], slots: Sequence[Slot]) -> Iterator[None]:
         """Gradients for these networks and those that the slots move, and for no other."""
         wanted = {*moves, *(name for slot in slots for name in slot.moves)}
-        with frozen(*(network for name, network in self.networks.items() if name not in wanted)):
+        with held_still(self.weights(name for name in self.networks if name not in wanted)):
             yield
 
     def move(self, terms: Sequence[Term], optimisers: Sequence[str] = SHARED, normed: Sequence[str] = ()) -> None:
@@ -332,7 +333,7 @@ class Updates:
         if self.rules.clip is not None:
             nn.utils.clip_grad_norm_(weights, self.rules.clip)
         for name in normed:
-            gradients = [weight.grad for weight in self.networks[name].parameters() if weight.grad is not None]
+            gradients = [weight.grad for weight in self.listed[name] if weight.grad is not None]
             self.tell(**{f"gradient_{name}": nn.utils.get_total_norm(gradients)})
         for name in optimisers:
             self.optimisers.parts[name].step()
@@ -354,7 +355,7 @@ class Updates:
 
 
 def adam_of(device: torch.device, rate: float) -> dict[str, Any]:
-    """How Adam is run on a device: on a GPU as one kernel, which reads its rate there and so can be replayed."""
+    """How Adam is run on a device: in one go; on a GPU it reads its rate there, and so can be replayed."""
     if device.type != "cuda":
-        return {"lr": rate}
+        return {"lr": rate, "fused": device.type == "cpu"}
     return {"lr": torch.tensor(rate, device=device), "fused": True, "capturable": True}

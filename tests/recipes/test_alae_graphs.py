@@ -17,8 +17,9 @@ from fractal_streams import Batch
 
 RATE = 1e-4
 """Low, as Adam's first steps go by the signs of gradients, and sums that are rounded otherwise have others."""
+NAMES = ("latent_infonce", "real_cycle", "l1")
 WHOLE: dict[str, Any] = {
-    "names": ("latent_infonce", "real_cycle", "l1"), "rules": {"r1_every": 3, "clip": 50.0, "lr": RATE},
+    "names": NAMES, "rules": {"r1_every": 3, "clip": 50.0, "lr": RATE},
     "edge": 16, "ema": 0.5, "num_steps": 20, "record_every": 1, "warmup_steps": 16, "device": "cuda", "precision": "no",
 }  # fmt: skip
 """Rates and averages of another share each step, a lazy penalty, draws, a norm that is looked at."""
@@ -27,8 +28,11 @@ WHOLE: dict[str, Any] = {
 CASES: dict[str, tuple[int, dict[str, Any]]] = {
     "late": (2, {"late": {"start": 40, "warmup": 64}}),
     "grown": (6, {"growth": Growth(first=1, last=2, fade=96, stable=96), "num_steps": 36, "late": {"start": 0}}),
-    "compiled": (2, {"late": {"start": 0}, "precision": "bf16", "compile": True, "num_steps": 16}),
-}
+    "compiled": (2, {
+        "names": (*NAMES, "laplacian", "feature_matching"), "late": {"start": 0}, "precision": "bf16", "compile": True,
+        "num_steps": 16,
+    }),
+}  # fmt: skip
 """Kinds of steps that come to be recorded; the kind with a penalty is the last, and others are replayed behind it."""
 
 
