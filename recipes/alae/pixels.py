@@ -184,21 +184,23 @@ def perceptual_distance(first: Sequence[Tensor], second: Sequence[Tensor]) -> Te
 
 @full_precision
 def feature_distance(first: Sequence[Tensor], second: Sequence[Tensor]) -> Tensor:
-    """The mean over maps of the sum of |f - g| over that of |f| + |g|: how far features are apart, and their strength.
+    """The mean over features of |f - g|, in units of the mean |f| + |g| of their map: features and their strength.
 
-    A discriminator's features in place of pixels (arXiv:1512.09300, section 3.2), with a Laplace distribution in place
-    of the normal one, as wide as each map's features are large: 0 to 1, whatever the network's scale. The denominator
+    The likelihood of a discriminator's features in place of pixels' (Larsen et al. 2016, arXiv:1512.09300), with a
+    Laplace distribution in place of the normal one, as wide as each map's features are large: 0 to 1, whatever the
+    network's scale. As in a likelihood each number counts once, so that fine maps weigh more than coarse ones. The unit
     has no gradient.
 
     Args:
         first, second: lists of (B, C, H, W) feature maps of a network, of the same shapes.
     """
     check_features(first, second)
+    total = sum(one.numel() for one in first)
     apart = []
     for one, other in zip(first, second, strict=True):
         strength = (one.abs() + other.abs()).mean().detach()
-        apart.append((one - other).abs().mean() / strength.clamp(min=TINY))
-    return torch.stack(apart).mean()
+        apart.append((one - other).abs().mean() / strength.clamp(min=TINY) * (one.numel() / total))
+    return torch.stack(apart).sum()
 
 
 def check_features(first: Sequence[Tensor], second: Sequence[Tensor]) -> None:

@@ -167,6 +167,8 @@ def test_features_are_as_far_apart_as_they_differ_for_their_strength() -> None:
     assert feature_distance([one], [other]).item() == pytest.approx(2.0 / 3.0)
     assert feature_distance([7.0 * one], [7.0 * other]).item() == pytest.approx(2.0 / 3.0)  # at any scale of a network
     assert feature_distance([one, other], [other, other]).item() == pytest.approx(1.0 / 3.0)
+    fine = torch.ones(1, 3, 1, 2)  # three times as many numbers
+    assert feature_distance([one, fine], [other, fine]).item() == pytest.approx(2.0 / 3.0 / 4.0)
     maps = drawn(2, 5, 4, 4)
     assert feature_distance([maps], [7.0 * maps]).item() == pytest.approx(6.0 / 8.0)  # unit vectors are equal here
     assert feature_distance([maps], [-maps]).item() == pytest.approx(1.0)
