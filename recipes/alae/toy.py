@@ -48,7 +48,7 @@ class ToySettings(Settings):
     deviation: float = option(0.05, "Of each Gaussian; the ring has radius 1.", low=1e-6)
     num_steps: int = option(2400, "Steps.", low=1)
     batch_size: int = option(256, "Points of a step.", low=2)
-    lr: float = option(5e-3, "Rate of Adam.", low=0.0)
+    lr: float = option(7e-3, "Rate of Adam.", low=0.0)
     gamma: float = option(0.1, "Weight of R1.", low=0.0)
     seed: int = option(0, "Names all that is drawn.")
     folder: Path = option(Path("outputs/alae-toy"), "Where all is written.")  # noqa: RUF009
@@ -84,7 +84,7 @@ def train(settings: ToySettings) -> ALAE:
     """The average of the weights behind the last step."""
     seeded("weights", settings.seed)
     model = ALAE(RING, (2,), flat=True)
-    rules = Rules(lr=settings.lr, gamma=settings.gamma, mixing=0.0, reciprocity="paper", reciprocity_weight=2.0)
+    rules = Rules(lr=settings.lr, gamma=settings.gamma, mixing=0.0, reciprocity="paper", reciprocity_weight=4.0)
     updates = Updates(model, Gaussian(model.prior_size), rules, Accelerator(cpu=True, mixed_precision="no"))
     average = Average(model, 0.99)
     steps = range(settings.num_steps)
