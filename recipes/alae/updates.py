@@ -355,7 +355,7 @@ class Updates:
 
 
 def adam_of(device: torch.device, rate: float) -> dict[str, Any]:
-    """How Adam is run on a device: on a CPU and a GPU in one go; on this it reads its rate there, to be replayed."""
+    """How Adam is run on a device: a CPU and a GPU do it in one go; a GPU reads the rate there, so as to replay it."""
     if device.type != "cuda":
         return {"lr": rate, "fused": True if device.type == "cpu" else None}
     return {"lr": torch.tensor(rate, device=device), "fused": True, "capturable": True}
