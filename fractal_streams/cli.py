@@ -46,6 +46,14 @@ class PlainErrors:
             sys.exit(complain(f"{error.format_message()} (--help says what there is)"))
         sys.exit(code if isinstance(code, int) else 0)
 
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)  # type: ignore[misc]
+        except EOFError as error:  # typer takes it for Ctrl-C
+            raise InvalidValueError(
+                f"what was read ended too early ({error}): a file is empty or was cut off, or a process ended"
+            ) from error
+
 
 class Commands(PlainErrors, TyperGroup):
     """The commands of an app."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import re
 import subprocess
 import sys
@@ -165,6 +166,12 @@ def test_demo_passes_its_options_on(monkeypatch):
     monkeypatch.setattr(demo, "run", lambda *arguments: given.append(arguments))
     run("demo", "--folder", "here", "--seconds", "3", "--device", "cpu")
     assert [str(part) for part in given[0]] == ["here", "3.0", "cpu"]
+
+
+def test_a_file_that_ends_too_early_is_no_interruption(monkeypatch):
+    demo = pytest.importorskip("fractal_streams.recipes.demo")
+    monkeypatch.setattr(demo, "run", lambda *arguments: np.load(io.BytesIO()))
+    assert "ended too early (No data left in file)" in refused("demo")
 
 
 def process(*arguments, code):
