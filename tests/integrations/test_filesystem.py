@@ -379,10 +379,6 @@ def test_one_instance_for_all_and_it_is_pickled(filesystem: FractalFileSystem) -
         np.testing.assert_array_equal(np.load(file), stream_of()[3].image)
 
 
-def read_in_worker(filesystem: FractalFileSystem, path: str) -> bytes:
-    return filesystem.cat_file(path)
-
-
 @pytest.mark.parametrize("method", ["spawn", "fork"])
 def test_other_processes_read_the_same(filesystem: FractalFileSystem, method: str) -> None:
     path = f"{HOME}/shard-000003.tar"
@@ -393,7 +389,7 @@ def test_other_processes_read_the_same(filesystem: FractalFileSystem, method: st
 
         warnings.filterwarnings("ignore", "This process .* is multi-threaded", DeprecationWarning)
     with context.Pool(1) as pool:
-        assert pool.apply(read_in_worker, (filesystem, path)) == expected
+        assert pool.apply(filesystem.cat_file, (path,)) == expected
 
 
 def test_threads_read_the_same(filesystem: FractalFileSystem) -> None:
